@@ -1,0 +1,1 @@
+"""Builds the course: one source text per notebook, two languages, three kinds of notebook."""
