@@ -1,0 +1,27 @@
+"""Ranking measures and the statistics that say whether a difference is real.
+
+Example:
+    >>> from labkit.evaluate import RR, evaluate, nDCG
+    >>> qrels = {"q1": {"a": 3, "b": 0}}
+    >>> run = {"q1": {"a": 2.0, "b": 1.0, "c": 0.5}}
+    >>> {str(m): v.tolist() for m, v in evaluate([nDCG @ 10, RR], qrels, run).items()}
+    {'nDCG@10': [1.0], 'RR': [1.0]}
+"""
+
+from labkit.evaluate.measures import AP, RR, Measure, P, R, nDCG
+from labkit.evaluate.rankings import condense, evaluate, evaluate_ranked
+from labkit.evaluate.significance import bootstrap_interval, paired_permutation_test
+
+__all__ = [
+    "AP",
+    "RR",
+    "Measure",
+    "P",
+    "R",
+    "bootstrap_interval",
+    "condense",
+    "evaluate",
+    "evaluate_ranked",
+    "nDCG",
+    "paired_permutation_test",
+]
