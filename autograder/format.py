@@ -1,15 +1,16 @@
-"""The assignment format: role names, their expansion to nbgrader's cell metadata, and reading a built notebook.
+"""The assignment format: roles of cells, their expansion to nbgrader's metadata, reading a built notebook.
 
-The builder writes notebooks with it and the grader reads them with it, so the two cannot drift apart. Only the
-standard library and nbformat are imported: this module is loaded in the process that holds tests and grades.
+The builder writes notebooks with it and the grader reads them with it, so the two cannot drift apart. Only
+the standard library and nbformat are imported: this module is loaded in the process that holds the tests.
 
-A built source notebook is self-contained. Each cell that matters to grading carries nbgrader's metadata (schema 3)
-and, beside it, ``course: {exercise, role}``; the notebook's own metadata carries
+A built source notebook is self-contained. Each cell that matters to grading carries nbgrader's metadata
+(schema 3) and, beside it, ``course: {exercise, role}``; the notebook's own metadata carries
 ``course: {module, kind, lang, title, minutes, exercises: [{name, title, points, hints, steps}]}``.
 """
 
 from __future__ import annotations
 
+import ast
 import builtins
 import re
 import symtable
@@ -242,8 +243,8 @@ def without_region(source: str, begin: str = BEGIN_HIDDEN, end: str = END_HIDDEN
 def exported_names(sources: Iterable[str]) -> set[str]:
     """Names that these cells bind at top level, imports aside: what an exercise's tests may use.
 
-    Imports are left out because a test must import what it uses itself: an import of the learner's would reach
-    the test as an object of the learner's process.
+    Imports are left out because a test imports what it uses itself: a module that the learner imported would
+    reach the test as an object of the learner's process.
 
     Raises:
         SyntaxError: a cell is not Python.
@@ -283,10 +284,27 @@ def undefined_names(source: str) -> set[str]:
 
 
 def python_of(source: str) -> str:
-    """The cell with IPython's magic and shell lines replaced by comments, line numbers unchanged."""
-    if source.lstrip().startswith("%%"):
+    """The cell with IPython's magic and shell lines replaced by ``pass``, line numbers unchanged."""
+    if source.lstrip().startswith("%%"):  # the whole cell is another program's
         return "\n" * source.count("\n")
-    return re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source)
+    try:
+        compile(source, "<cell>", "exec", ast.PyCF_ONLY_AST)
+    except SyntaxError:
+        return re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source)
+    return source
+
+
+def course_root(start: str | Path | None = None) -> Path:
+    """The folder that holds ``course/syllabus.yml``: ``start`` (default: here) or the nearest one above it.
+
+    Raises:
+        FormatError: there is none.
+    """
+    start = Path(start or ".").resolve()
+    for folder in (start, *start.parents):
+        if (folder / "course" / "syllabus.yml").is_file():
+            return folder
+    raise FormatError(f"{start} is not inside a course: no folder above it holds course/syllabus.yml.")
 
 
 def _table(source: str) -> symtable.SymbolTable:
