@@ -1,0 +1,174 @@
+"""What a student reads about a graded cell, in the notebook's language, and the graded notebook itself.
+
+The graded notebook is what formgrader shows and what feedback pages are made from. Its test cells hold
+only text that the grader wrote, hidden tests are absent, and of the student's outputs only harmless kinds
+are kept: an instructor opens these pages with an instructor's rights, so no HTML or script of a student's is
+in them.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+from nbgrader.utils import compute_checksum
+
+from autograder.format import Role
+from autograder.report import CellResult, Kind, SubmissionResult
+from autograder.source import Source
+from autograder.submission import EXTRA, TESTED, Part
+
+# Outputs of a student that are shown to others: nothing that a browser could run.
+SAFE_OUTPUTS = ("text/plain", "image/png", "image/jpeg")
+BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
+LIVE_MARKDOWN = re.compile(r"<(?=[A-Za-z/!?])|\](?=[(:\[])|\\(?=href|require|style|class|cssId)")
+
+MESSAGES: Mapping[str, Mapping[str, str]] = {
+    "en": {
+        "not_attempted": "This exercise has not been attempted yet.",
+        "wrong": "The check failed, without a hint for this case.",
+        "unusable": "The check could not use what your code returned ({error}).",
+        "raised": "Your code raised {error}.",
+        "raised_at": "Your code raised {error} at: {line}",
+        "undefined": "`{name}` is not defined; the name was changed, or its cell did not run.",
+        "timeout": "This took longer than {seconds:g} seconds.",
+        "gone": "Not checked: {reason}",
+        "stopped": "Your code stopped the process while this was checked.",
+        "too_large": "What your code returned is too large or of a kind that can't be checked.",
+    },
+    "zh": {
+        "not_attempted": "这道题还没有作答。",
+        "wrong": "检查没有通过，这种情况没有对应的提示。",
+        "unusable": "检查无法使用你的代码返回的结果（{error}）。",
+        "raised": "你的代码抛出了 {error}。",
+        "raised_at": "你的代码抛出了 {error}，位置：{line}",
+        "undefined": "没有定义 `{name}`：名称被改过，或者它所在的单元没有运行。",
+        "timeout": "运行时间超过了 {seconds:g} 秒。",
+        "gone": "没有检查：{reason}",
+        "stopped": "检查时你的代码让进程停止了。",
+        "too_large": "你的代码返回的结果太大，或者类型无法检查。",
+    },
+}
+
+
+def say(lang: str, message: str, **values: object) -> str:
+    """A grader's message in the notebook's language (English where there is no translation)."""
+    return MESSAGES.get(lang, MESSAGES["en"])[message].format(**values)
+
+
+def graded_notebook(source: Source, parts: Iterable[Part], result: SubmissionResult) -> NotebookNode:
+    """The notebook with the student's answers, bounded outputs, and each test's outcome as its output.
+
+    A test that earned its points has no output and one that did not has an error: nbgrader's own reading of
+    the cell (``determine_grade``) then gives exactly our score.
+    """
+    outcomes = {cell.grade_id: cell for cell in result.cells}
+    cells = []
+    used: set[str] = set()
+    for part in parts:
+        cell = nbformat.from_dict(part.cell)
+        if cell.id in used:
+            cell.id = nbformat.v4.new_code_cell("").id
+        used.add(cell.id)
+        if cell.cell_type == "code":
+            outcome = outcomes.get(part.grade_id or "")
+            if part.role in TESTED:
+                cell.outputs = _test_output(outcome)
+                cell.execution_count = None
+            else:
+                cell.outputs = safe_outputs(cell.outputs)
+                cell.execution_count = None
+        elif part.role == EXTRA or (part.role == Role.ANSWER and not _is_untouched(cell)):
+            cell.source = inert(cell.source)
+        cells.append(cell)
+    if result.reason:
+        cells.insert(0, nbformat.v4.new_markdown_cell(inert(result.reason), id="grading-summary"))
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata["kernelspec"] = source.notebook.metadata.get("kernelspec", {})
+    notebook.metadata["language_info"] = {"name": "python"}
+    notebook.metadata["course"] = {"module": source.name, "kind": "graded", "lang": source.lang}
+    return notebook
+
+
+def safe_outputs(outputs: Iterable[Mapping[str, Any]]) -> list[NotebookNode]:
+    """A student's outputs, rebuilt from text and pictures only.
+
+    The kernel that sent them is hostile: every field is checked, since templates put some of them into pages
+    unescaped, and what a browser runs (HTML, SVG, scripts, widgets) is left out.
+    """
+    kept = []
+    for output in outputs:
+        kind = output.get("output_type")
+        if kind == "stream":
+            name = "stderr" if output.get("name") == "stderr" else "stdout"
+            kept.append(nbformat.v4.new_output("stream", name=name, text=_text(output.get("text"))))
+        elif kind == "error":
+            trace = output.get("traceback")
+            lines = [_text(line) for line in trace] if isinstance(trace, list) else []
+            fields = {"ename": _text(output.get("ename")), "evalue": _text(output.get("evalue"))}
+            kept.append(nbformat.v4.new_output("error", **fields, traceback=lines))
+        elif kind in ("display_data", "execute_result"):
+            given = output.get("data")
+            data = {mime: _text(given.get(mime)) for mime in SAFE_OUTPUTS if mime in given} if given else {}
+            for mime in [
+                mime for mime in data if mime.startswith("image/") and not BASE64.fullmatch(data[mime])
+            ]:
+                del data[mime]
+            if data:
+                # As display_data: an execute_result could be read as a partial score.
+                kept.append(nbformat.v4.new_output("display_data", data=data))
+    return kept
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _is_untouched(cell: NotebookNode) -> bool:
+    return cell.metadata["nbgrader"].get("checksum") == compute_checksum(cell)
+
+
+def _test_output(outcome: CellResult | None) -> list[NotebookNode]:
+    if outcome is not None and outcome.kind is Kind.CORRECT:
+        return []
+    name = str(outcome.kind) if outcome else "not run"
+    lines = [outcome.message, *outcome.trace] if outcome else ["This cell was not graded."]
+    return [
+        nbformat.v4.new_output(
+            "error", ename=name, evalue=lines[0], traceback=[line for line in lines if line]
+        )
+    ]
+
+
+def inert(markdown: str) -> str:
+    """Markdown without live HTML or links, looking the same.
+
+    formgrader's and nbgrader's feedback templates put a cell's HTML into the page as it is. A zero-width
+    space after ``<`` (HTML needs a letter there), inside ``](``, and in TeX macros for links disarms them.
+
+    Example:
+        >>> "<script>" in inert("<script>alert(1)</script>")
+        False
+    """
+    return LIVE_MARKDOWN.sub(lambda match: f"{match[0][0]}\u200b{match[0][1:]}", markdown)
+
+
+def generate(root: Path, assignment: str, student: str | None = None) -> None:
+    """Write the feedback pages with ``nbgrader generate_feedback``.
+
+    Raises:
+        RuntimeError: when nbgrader fails, with its last words.
+    """
+    command = [sys.executable, "-m", "nbgrader", "generate_feedback", assignment, "--force"]
+    if student:
+        command += ["--student", student]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        raise RuntimeError(f"nbgrader could not make the feedback: {''.join(last)}")

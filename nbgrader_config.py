@@ -1,0 +1,15 @@
+"""nbgrader's configuration: its folders are the course's, so every nbgrader command works in this folder."""
+
+from traitlets.config import get_config
+
+c = get_config()  # type: ignore[no-untyped-call]
+
+# Authors' and learners' versions are built by `course build`; a class's files are never part of the course.
+c.CourseDirectory.source_directory = "solutions/en"
+c.CourseDirectory.release_directory = "assignments/en"
+c.CourseDirectory.submitted_directory = "submitted"
+c.CourseDirectory.autograded_directory = "autograded"
+c.CourseDirectory.feedback_directory = "feedback"
+
+# A deleted test cell comes back instead of waiting for manual grading for ever.
+c.OverwriteCells.add_missing_cells = True
