@@ -1,0 +1,21 @@
+"""Where labkit keeps what it makes: generated worlds, downloads, the learner's progress."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+def home() -> Path:
+    """The folder ``LABKIT_HOME`` names, else the platform's user cache folder for "labkit".
+
+    It is not created here: it may be read-only, and a reader needs nothing in it.
+
+    Example:
+        >>> home().name  # doctest: +SKIP
+        'labkit'
+    """
+    named = os.environ.get("LABKIT_HOME")
+    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("labkit", appauthor=False))
