@@ -234,6 +234,16 @@ def _shell() -> Any:
     return module.get_ipython() if module else None
 
 
+def current_lang() -> str:
+    """The language that ``begin`` was given; English before it."""
+    return _session.lang if _session else "en"
+
+
+def rich_front_end() -> bool:
+    """Whether this runs in a kernel, whose front end may show pictures and widgets."""
+    return hasattr(_shell(), "kernel")
+
+
 def _namespace() -> Mapping[str, Any]:
     shell = _shell()
     if shell is not None:

@@ -11,15 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
 from course.build import build_module, write_files
 from labkit.learn.checks import run_tests
+from labkit.learn.figures import png
 from labkit.learn.homework import find_homework, read_homework
+from labkit.learn.lab import lab_command, open_lab
 from labkit.learn.messages import MESSAGES
+from labkit.learn.progress import next_step, rows, show_progress
 from labkit.learn.store import Store
+from labkit.learn.widgets import RankingComparison
 
 FIXTURE = Path(__file__).parents[1] / "course" / "fixtures" / "tiny"
 
@@ -242,3 +247,92 @@ def test_built_release_runs_in_a_kernel(course, home):
     assert names["rrf"] == []
     assert names["rrf-visible"] == ["NotImplementedError"]
     assert names["rrf-hidden"] == []
+
+
+EXPLORER = """
+import numpy as np
+from labkit.learn.widgets import ranking_explorer
+documents = ["waterproof trainers", "leather sofa", "couch cover", "running shoes"]
+words = np.array([[0.0, 1, 0, 3], [0, 2, 0, 0]])
+sense = np.array([[3.0, 0, 0, 2], [0, 2, 1, 0]])
+ranking_explorer({"words": words, "sense": sense}, ["waterproof shoes", "sofa"], documents, [{0: 3, 3: 1}, {1: 2}])
+"""
+MOVE = """
+import hashlib, ipywidgets
+from ipywidgets.widgets import widget
+live = list(widget._instances.values())
+slider = next(w for w in live if isinstance(w, ipywidgets.FloatSlider))
+picture = next(w for w in live if isinstance(w, ipywidgets.Output))
+before = hashlib.sha256(picture.outputs[0]["data"]["image/png"].encode()).hexdigest()
+text = picture.outputs[0]["data"]["text/plain"].splitlines()[0]
+slider.value = 1.0
+after = hashlib.sha256(picture.outputs[0]["data"]["image/png"].encode()).hexdigest()
+print(before != after, text, "|", picture.outputs[0]["data"]["text/plain"].splitlines()[1])
+"""
+
+
+def test_ranking_explorer_moves_and_has_a_still_picture(tmp_path):
+    outputs = run(tmp_path, EXPLORER, MOVE)
+    data = outputs[0][0]["data"]
+    assert {"image/png", "text/plain", "application/vnd.jupyter.widget-view+json"} <= set(data)
+    assert "words shared: shoes" in data["text/plain"]
+    moved = outputs[1][0]["text"]
+    assert moved.startswith("True “waterproof shoes”, sense share 0.50: nDCG@4 = ")
+    assert "1. waterproof trainers [Grade 3]" in moved
+
+
+def test_ranking_comparison_orders_ties_by_number_and_scores_exactly():
+    documents = ["a", "b", "c"]
+    view = RankingComparison(
+        {"x": lambda text: [1, 3, 1], "y": np.zeros((1, 3))}, ["q"], documents, [{2: 1}], k=3
+    )
+    result = view.ranked(0, 0.0)
+    assert result.ids.tolist() == [1, 0, 2]
+    assert result.ranks[0].tolist() == [1, 2, 3]
+    assert view.ranked(0, 1.0).ids.tolist() == [0, 1, 2]  # all equal there
+    curve = view.curve(0, np.array([0.0]))
+    assert curve is not None
+    assert curve[0] == pytest.approx(1 / np.log2(4))
+    assert (
+        RankingComparison({"x": np.eye(2), "y": np.eye(2)}, ["q", "r"], ["a", "b"]).curve(0, np.ones(1))
+        is None
+    )
+    with pytest.raises(ValueError, match=r"'x' have the shape \(1, 3\); \(2, 3\) is needed"):
+        RankingComparison({"x": np.zeros((1, 3)), "y": np.zeros((2, 3))}, ["q", "r"], documents)
+    with pytest.raises(ValueError, match="exactly two"):
+        RankingComparison({"x": np.eye(2)}, ["q", "r"], ["a", "b"])
+
+
+def test_figures_are_the_same_file_and_leave_settings_alone():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    views = [
+        RankingComparison({"x": np.eye(2), "y": np.eye(2)[::-1]}, ["q", "r"], ["a", "b"], [{0: 1}, {1: 1}])
+    ] * 2
+    first, second = (png(view.figure(0, 0.3)) for view in views)
+    assert first == second
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_progress_table_and_next_step(course, home, capsys):
+    store = Store()
+    store.add_check("05_tiny", "zh", "mean", "wrong", "median")
+    assert show_progress(start=course) == 0
+    printed = capsys.readouterr().out
+    assert "2. 平均值" in printed  # the language of the last check
+    assert (
+        "下一步：打开 assignments/zh/05_tiny/homework.ipynb，做“2. 平均值”。" in printed
+    )  # the one that was started
+    for name in ("mean", "rrf"):
+        store.add_check("05_tiny", "en", name, "correct")
+    assert "graded after you submit" in next_step(course, "en", rows(course, "en"))
+    assert show_progress(start=Path("/")) == 2
+
+
+def test_lab_opens_the_first_lesson(course, capsys):
+    command = lab_command(course, options=["--no-browser"])
+    assert command[-2:] == ["--LabApp.default_url=/lab/tree/modules/05_tiny/lesson.ipynb", "--no-browser"]
+    assert lab_command(course, "zh")[-1].endswith("lesson.zh.ipynb")
+    assert open_lab(start=Path("/")) == 2
+    assert "course/syllabus.yml" in capsys.readouterr().err
