@@ -1,6 +1,10 @@
 """nbgrader's configuration: its folders are the course's, so every nbgrader command works in this folder."""
 
+from nbconvert.preprocessors import CSSHTMLHeaderPreprocessor
+from nbgrader.preprocessors import GetGrades
 from traitlets.config import get_config
+
+from autograder.feedback import HideLateOutput
 
 c = get_config()  # type: ignore[no-untyped-call]
 
@@ -10,6 +14,9 @@ c.CourseDirectory.release_directory = "assignments/en"
 c.CourseDirectory.submitted_directory = "submitted"
 c.CourseDirectory.autograded_directory = "autograded"
 c.CourseDirectory.feedback_directory = "feedback"
+
+# Feedback pages leave out what a submission printed after hidden tests had called it.
+c.GenerateFeedback.preprocessors = [GetGrades, HideLateOutput, CSSHTMLHeaderPreprocessor]
 
 # A deleted test cell comes back instead of waiting for manual grading for ever.
 c.OverwriteCells.add_missing_cells = True

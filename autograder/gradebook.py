@@ -12,6 +12,7 @@ import os
 import shutil
 import sqlite3
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from nbgrader.preprocessors import (
     SaveCells,
 )
 from nbgrader.utils import parse_utc
+from sqlalchemy.exc import SAWarning
 from traitlets.config import Config
 from traitlets.config.loader import PyFileConfigLoader
 
@@ -110,14 +112,17 @@ class GradebookWriter:
 
         Scores that a person gave stay; nbgrader marks those cells for review.
         """
-        with Gradebook(self.db_url, self.course.course_id) as gradebook:
-            gradebook.update_or_create_student(result.student)
-            timestamp = parse_utc(result.timestamp) if result.timestamp else None
-            gradebook.update_or_create_submission(result.assignment, result.student, timestamp=timestamp)
-        resources = self._resources(result.assignment, result.student)
-        scored = nbformat.from_dict(notebook)
-        for step in (SaveAutoGrades, AssignLatePenalties):
-            scored, resources = step(config=self.config).preprocess(scored, resources)
+        with warnings.catch_warnings():
+            # nbgrader's own queries flush half-made rows, and sqlalchemy warns about each.
+            warnings.simplefilter("ignore", SAWarning)
+            with Gradebook(self.db_url, self.course.course_id) as gradebook:
+                gradebook.update_or_create_student(result.student)
+                timestamp = parse_utc(result.timestamp) if result.timestamp else None
+                gradebook.update_or_create_submission(result.assignment, result.student, timestamp=timestamp)
+            resources = self._resources(result.assignment, result.student)
+            scored = nbformat.from_dict(notebook)
+            for step in (SaveAutoGrades, AssignLatePenalties):
+                scored, resources = step(config=self.config).preprocess(scored, resources)
         self._write_folder(result, notebook)
 
     def _write_folder(self, result: SubmissionResult, notebook: NotebookNode) -> None:

@@ -149,8 +149,11 @@ def from_json(data: dict[str, object]) -> SubmissionResult:
 def append(path: Path, result: SubmissionResult) -> None:
     """Add one line and flush it to the disk, so that a killed run loses at most the submission in work."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(to_json(result), ensure_ascii=False) + "\n")
+    with open(path, "a+b") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        # A killed run may have left half a line.
+        start = b"" if file.read(1) in (b"", b"\n") else b"\n"
+        file.write(start + json.dumps(to_json(result), ensure_ascii=False).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 

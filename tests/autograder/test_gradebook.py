@@ -200,3 +200,4 @@ def test_results_file_survives_a_killed_run(tmp_path):
         file.write('{"student": "bob", "assign')
     assert report.load(path) == {"ada": first}
     report.append(path, replace(first, student="bob"))
+    assert set(report.load(path)) == {"ada", "bob"}
