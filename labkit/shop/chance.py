@@ -1,7 +1,8 @@
 """Random choices that come out the same on every machine and in every NumPy version.
 
-NumPy promises that the raw stream of a bit generator never changes (NEP 19); it does not promise that of ``choice``,
-``shuffle`` or ``normal``. So everything random in the shop is made here from uniform doubles, with exact arithmetic.
+NumPy promises that the raw stream of a bit generator never changes (NEP 19); it does not promise that of
+``choice``, ``shuffle`` or ``normal``. So everything random in the shop is made here from uniform doubles,
+with exact arithmetic.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ T = TypeVar("T")
 def stream(seed: int, *names: str | int) -> np.random.Generator:
     """A child generator with a name, independent of every other name.
 
-    A new stage of the market (reviews, pictures, defects) takes a new name and so leaves the older stages as they were.
+    A new stage of the market (reviews, pictures, defects) takes a new name and so leaves the older stages as
+    they were.
 
     Example:
         >>> float(stream(0, "products").random()) == float(stream(0, "products").random())

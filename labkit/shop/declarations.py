@@ -1,6 +1,7 @@
-"""Reads the declared world (``catalogue/*.yaml``): what is sold, what sellers call it and what shoppers call it.
+"""Reads the declared world (``catalogue/*.yaml``): what is sold, and what sellers and shoppers call it.
 
-One file per department, with ``shared.yaml`` for attributes that several departments use. Nothing here is random.
+One file per department, with ``shared.yaml`` for attributes that several departments use. Nothing here is
+random.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,6 @@ DEPARTMENTS = (
     "beauty",
     "garden_tools",
     "pets",
-    "lighting",
-    "stationery",
 )
 
 
@@ -43,8 +43,14 @@ class Words:
 
     @property
     def shared(self) -> tuple[str, ...]:
-        """Words that shoppers use and sellers use as well, inside their own phrases too ("oak" in "solid oak")."""
+        """The shoppers' words that sellers use too, also inside longer phrases ("oak" in "solid oak")."""
         return tuple(word for word in self.asked if any(_holds(phrase, word) for phrase in self.listed))
+
+    @property
+    def usual(self) -> tuple[str, ...]:
+        """The shared words that are among the sellers' favourites; never empty."""
+        favourites = Words(self.listed[:2], self.asked)
+        return favourites.shared or self.asked[:1]
 
     @property
     def private(self) -> tuple[str, ...]:
@@ -71,9 +77,10 @@ class Attribute:
 class Brand:
     name: str
     tier: float  # multiplies the price
+    makes: tuple[str, ...]  # categories
     lines: dict[
         str, dict[str, str]
-    ]  # line -> attribute values that it always has, whether or not the listing says so
+    ]  # line -> attribute values that it always has, even if no listing says so
 
 
 @dataclass(frozen=True)
@@ -155,7 +162,7 @@ def _attributes(*files: dict[str, Any]) -> dict[str, Attribute]:
             pairs = [tuple(map(str, pair)) for pair in file.get("near", {}).get(name, [])]
             if name in file.get("ordered", []):
                 keys = list(values)
-                pairs += list(zip(keys, keys[1:], strict=False))
+                pairs += list(pairwise(keys))
             near = {
                 key: tuple(b if a == key else a for a, b in pairs if key in (a, b))
                 for key in values
@@ -170,6 +177,7 @@ def _department(file: str, raw: dict[str, Any], shared: dict[str, Any]) -> Depar
         name: Brand(
             name,
             entry["tier"],
+            _split(entry["makes"], ",") if "makes" in entry else tuple(raw["categories"]),
             {
                 line: dict(tuple(_split(pair, "=")) for pair in _split(implied or ""))  # type: ignore[misc]
                 for line, implied in entry["lines"].items()
@@ -240,6 +248,9 @@ def _check_links(found: dict[str, Department]) -> None:
                         f"{department.name}: {category.name} points to the unknown category {other!r}."
                     )
         for brand in department.brands.values():
+            for made in brand.makes:
+                if made not in department.categories:
+                    raise ValueError(f"{department.name}: {brand.name} makes the unknown category {made!r}.")
             for line, implied in brand.lines.items():
                 for attribute, value in implied.items():
                     if not any(

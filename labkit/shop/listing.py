@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from labkit.shop.chance import Dice
 from labkit.shop.declarations import Category, Department
 
+_SMALL = ("and", "of", "for", "with", "in", "to", "the", "a", "by", "from", "de")
 AFTER = ("for ", "with ", "in ", "that ", "fits ")  # phrases that follow the noun
 
 
@@ -100,11 +101,12 @@ def _flowery(listing: Listing, noun: str, phrases: dict[str, str], dice: Dice) -
         ["Effortless", "Timeless", "Quietly Brilliant", "Lovingly Made", "Everyday Luxury", "Small Joys"]
     )
     before, after = _placed(shown)
+    adjectives, rest = " ".join(map(_capital, before)), " ".join(after)
     title = dice.one(
         [
             f"The {listing.line} by {listing.brand}: {mood}, {', '.join(map(_capital, shown))}",
-            f"{listing.brand} {listing.line} - {mood} {' '.join(map(_capital, before))} {_capital(noun)} {' '.join(after)}",
-            f"{mood}: the {listing.line} {' '.join(map(_capital, before))} {_capital(noun)}",
+            f"{listing.brand} {listing.line} - {mood} {adjectives} {_capital(noun)} {rest}",
+            f"{mood}: the {listing.line} {adjectives} {_capital(noun)}",
         ]
     )
     facts = [phrase for phrase in dice.shuffled(list(phrases.values())) if dice.happens(0.65)]
@@ -155,14 +157,13 @@ def _joined(parts: list[str]) -> str:
 
 
 def _capital(text: str) -> str:
-    """Title case that leaves IPX7, mAh and 3.5 mm alone."""
-    small = {"and", "of", "for", "with", "in", "to", "the", "a", "mm", "cm", "ml", "kg", "ft", "oz", "h", "m"}
-    return " ".join(
-        word[:1].upper() + word[1:]
-        if word[:1].islower() and word not in small and not re.search(r"[A-Z]", word)
-        else word
-        for word in text.split()
-    )
+    """Title case that leaves IPX7, mAh, 3.5 mm and 8 km/h alone."""
+    words = text.split()
+    for place, word in enumerate(words):
+        unit = place > 0 and words[place - 1][-1].isdigit()
+        if word.islower() and word[0].isalpha() and word not in _SMALL and not unit:
+            words[place] = word[0].upper() + word[1:]
+    return " ".join(words)
 
 
 def _tidy(text: str) -> str:

@@ -42,11 +42,11 @@ SIZES = {
 class Market:
     """A shop whose truth is known. All tables are polars frames; ids are row numbers.
 
-    products: product_id i32, title, description, brand, category, department (str), price f64, attributes (JSON object)
-    queries:  query_id i32, text, kind, split ("train" | "valid" | "test"), intent (JSON object: the structured truth)
-    qrels:    query_id i32, product_id i32, grade i8 in 1..3; a pair that is not listed has grade 0, truly
-    sessions: session_id i32, query_id i32, time, position i16 (from 1), product_id i32, clicked bool
-    propensities: the true probability that a shopper examines position 1, 2, ... 10
+    products: product_id i32, title, description, brand, category, department (str), price f64, attributes
+    (JSON object) queries:  query_id i32, text, kind, split ("train" | "valid" | "test"), intent (JSON object:
+    the structured truth) qrels:    query_id i32, product_id i32, grade i8 in 1..3; a pair that is not listed
+    has grade 0, truly sessions: session_id i32, query_id i32, time, position i16 (from 1), product_id i32,
+    clicked bool propensities: the true probability that a shopper examines position 1, 2, ... 10
     """
 
     products: pl.DataFrame
@@ -62,7 +62,7 @@ class Market:
         return self.products["title"].to_list()
 
     def documents(self) -> list[str]:
-        """Title and description as one text per product, in the order of product_id: what search engines index."""
+        """Title and description as one text per product, in the order of product_id."""
         return [f"{title} {text}" for title, text in self.products.select("title", "description").iter_rows()]
 
     def queries_of(self, split: str) -> pl.DataFrame:
@@ -93,8 +93,8 @@ def load(size: str = "small", seed: int = 0) -> Market:
         seed: Another seed is another shop; the same seed is the same shop on every machine.
 
     Returns:
-        The market, kept as parquet under ``LABKIT_HOME`` (default: the platform's cache folder) and read from there
-        the next time. Where that folder can't be written the market is generated anew each time.
+        The market, kept as parquet under ``LABKIT_HOME`` (default: the platform's cache folder) and read from
+        there the next time. Where that folder can't be written the market is generated anew each time.
 
     Raises:
         ValueError: Unknown size, or a negative seed.
@@ -113,8 +113,8 @@ def load(size: str = "small", seed: int = 0) -> Market:
         market = _generate_with_progress(size, seed)
         _store(market, folder)
         return market
-    tables = {name: pl.read_parquet(folder / f"{name}.parquet") for name in _TABLES}
-    return Market(**tables, size=size, seed=seed)
+    products, queries, qrels, sessions = (pl.read_parquet(folder / f"{name}.parquet") for name in _TABLES)
+    return Market(products, queries, qrels, sessions, size=size, seed=seed)
 
 
 def generate(size: str = "small", seed: int = 0) -> Market:
@@ -135,7 +135,7 @@ def generate(size: str = "small", seed: int = 0) -> Market:
 
 @cache
 def version() -> str:
-    """Names the world that this code makes: any change to the declarations or the generator is another version."""
+    """Names the world that this code makes: any change to declarations or generator is another version."""
     digest = hashlib.sha256()
     here = Path(__file__).parent
     for path in sorted([*here.glob("*.py"), *here.glob("catalogue/*.yaml")], key=lambda path: path.name):

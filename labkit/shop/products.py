@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from labkit.shop.chance import Dice
 from labkit.shop.declarations import Brand, Category, Department
@@ -42,7 +43,7 @@ def make_products(departments: list[Department], count: int, seed: int) -> list[
 def _fill(department: Department, category: Category, quota: int, seed: int) -> list[Product]:
     dice = Dice(seed, "products", department.name, category.name)
     words = Dice(seed, "listings", department.name, category.name)
-    brands = dice.shuffled(list(department.brands.values()))
+    brands = dice.shuffled([b for b in department.brands.values() if category.name in b.makes])
     sellers = [list(STYLE_WEIGHTS)[dice.weighted(list(STYLE_WEIGHTS.values()))] for _ in range(9)]
     products: list[Product] = []
     while len(products) < quota:
@@ -67,7 +68,8 @@ def _fill(department: Department, category: Category, quota: int, seed: int) -> 
             )
             products.append(
                 Product(
-                    category.name, department.name, brand.name, line, model, attributes, price, title, description
+                    category.name, department.name, brand.name, line, model, attributes, price, title,
+                    description
                 )
             )  # fmt: skip
     return products
@@ -98,7 +100,7 @@ def _size_factor(category: Category, name: str, value: str) -> float:
     """More capacity costs more: 0.85 at the low end of an ordered attribute, 1.2 at the high end."""
     attribute = category.attributes[name]
     keys = list(attribute.values)
-    if len(keys) < 3 or not all(b in attribute.near[a] for a, b in zip(keys, keys[1:], strict=False)):
+    if len(keys) < 3 or not all(b in attribute.near[a] for a, b in pairwise(keys)):
         return 1.0
     return 0.85 + 0.35 * keys.index(value) / (len(keys) - 1)
 

@@ -64,14 +64,14 @@ class Shoppers:
     def _plain(self, dice: Dice) -> Iterator[Draft]:
         while True:
             for category in dice.shuffled(list(self.categories.values())):
-                noun = dice.ranked(_usual_nouns(category), steepness=2)
+                noun = dice.ranked(category.nouns.usual, steepness=2)
                 yield _plainly(noun, dice), Intent(ceilings([category]))
 
     def _synonym(self, dice: Dice) -> Iterator[Draft]:
         """The shopper's own word for the thing, or for one of its properties."""
         while True:
             for category in dice.shuffled(list(self.categories.values())):
-                own = [word for word in category.nouns.asked if word not in category.nouns.listed[:2]]
+                own = [word for word in category.nouns.asked if word not in category.nouns.usual]
                 if own and dice.happens(0.55):
                     noun, must = dice.one(own), {}
                     text = _plainly(noun, dice)
@@ -105,7 +105,7 @@ class Shoppers:
                 _exact_word(category.attributes[name], product.attributes[name], dice) for name in chosen
             ]
             must = {name: _wanted(category, name, product.attributes[name]) for name in chosen}
-            text = _phrase(dice.ranked(_usual_nouns(category), steepness=2), words, dice)
+            text = _phrase(dice.ranked(category.nouns.usual, steepness=2), words, dice)
             cap = None
             if len(chosen) == 1 and dice.happens(0.4):
                 cap = _round_cap(product.price)
@@ -129,10 +129,9 @@ class Shoppers:
                 intent = Intent(ceilings([category]), {}, product.brand, product.line, product.model)
             elif roll < 0.75:
                 text = dice.one([f"{brand} {line} {noun}", f"{line} {noun}", f"{brand} {line}"])
-                named = [c for c in self.departments[product.department].categories.values()]
                 whole_line = text == f"{brand} {line}"
                 intent = Intent(
-                    {c.name: 3 for c in named} if whole_line else ceilings([category]),
+                    self._everything_of(product.brand, product.line) if whole_line else ceilings([category]),
                     {},
                     product.brand,
                     product.line,
@@ -141,6 +140,10 @@ class Shoppers:
                 text = dice.one([f"{brand} {noun}", f"{noun} {brand}", f"{noun} by {brand}"])
                 intent = Intent(ceilings([category]), {}, product.brand)
             yield text, intent
+
+    def _everything_of(self, brand: str, line: str) -> dict[str, int]:
+        """Every category in which the brand sells this line: who types only the two wants to see them all."""
+        return dict.fromkeys([p.category for p in self.products if (p.brand, p.line) == (brand, line)], 3)
 
     def _vague(self, dice: Dice) -> Iterator[Draft]:
         says = [(say, need) for d in self.departments.values() for need in d.needs for say in need.says]
@@ -189,7 +192,7 @@ class Shoppers:
                 value = product.attributes[name]
                 words.append(_exact_word(category.attributes[name], value, dice))
                 must[name] = _wanted(category, name, value, otherwise=2 if place == 0 else 1)
-            text = _phrase(dice.ranked(_usual_nouns(category), steepness=2), words, dice)
+            text = _phrase(dice.ranked(category.nouns.usual, steepness=2), words, dice)
             if branded:
                 text = f"{product.brand.lower()} {text}"
             cap = _round_cap(product.price) if dice.happens(0.2) else None
@@ -251,13 +254,6 @@ def _wanted(category: Category, name: str, value: str, otherwise: int = 2) -> Co
     return Constraint({**dict.fromkeys(near, 1), value: 0}, otherwise)
 
 
-def _usual_nouns(category: Category) -> list[str]:
-    """Nouns that both sides use; where they share none, the shoppers' first."""
-    return [word for word in category.nouns.asked if word in category.nouns.listed] or [
-        category.nouns.asked[0]
-    ]
-
-
 def _exact_word(attribute: Attribute, value: str, dice: Dice) -> str:
     return dice.ranked(attribute.values[value].shared)
 
@@ -308,9 +304,9 @@ def _round_cap(price: float) -> float:
 
 
 _NEIGHBOURS = {
-    "a": "sq", "b": "vn", "c": "xv", "d": "sf", "e": "wr", "f": "dg", "g": "fh", "h": "gj", "i": "uo", "j": "hk",
-    "k": "jl", "l": "kp", "m": "n", "n": "bm", "o": "ip", "p": "ol", "q": "wa", "r": "et", "s": "ad", "t": "ry",
-    "u": "yi", "v": "cb", "w": "qe", "x": "zc", "y": "tu", "z": "x",
+    "a": "sq", "b": "vn", "c": "xv", "d": "sf", "e": "wr", "f": "dg", "g": "fh", "h": "gj", "i": "uo", "j":
+    "hk", "k": "jl", "l": "kp", "m": "n", "n": "bm", "o": "ip", "p": "ol", "q": "wa", "r": "et", "s": "ad",
+    "t": "ry", "u": "yi", "v": "cb", "w": "qe", "x": "zc", "y": "tu", "z": "x",
 }  # fmt: skip
 
 

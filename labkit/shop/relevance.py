@@ -1,7 +1,7 @@
 """Grades every product for an intent, from structure alone: no word of a query or a listing is ever read.
 
-An intent says which categories serve it and how well at best (3 asked for, 1 or 2 substitutes, 1 complements) and which
-constraints hold. Each broken constraint costs grades: ``grade = max(0, ceiling - cost)``.
+An intent says which categories serve it and how well at best (3 asked for, 1 or 2 substitutes, 1 complements)
+and which constraints hold. Each broken constraint costs grades: ``grade = max(0, ceiling - cost)``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OTHER_BRAND, OTHER_LINE, OTHER_MODEL = 2, 1, 1
 
 @dataclass(frozen=True)
 class Constraint:
-    """What one attribute may be: ``accept`` gives the cost of each acceptable value, ``otherwise`` that of the rest."""
+    """What one attribute may be: ``accept`` has each acceptable value's cost, ``otherwise`` the others'."""
 
     accept: dict[str, int]
     otherwise: int = 2

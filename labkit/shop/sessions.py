@@ -1,11 +1,11 @@
 """Makes the search log: what an imperfect production ranker showed and what shoppers clicked.
 
-The click model is the position-based model: a shopper examines position k with probability ``PROPENSITIES[k - 1]``, and
-clicks what is examined with probability ``attraction(grade, price)``. Both factors are known here, as they never are in
-real logs, so an inverse-propensity estimate can be checked against the truth.
+The click model is the position-based model: a shopper examines position k with probability ``PROPENSITIES[k -
+1]``, and clicks what is examined with probability ``attraction(grade, price)``. Both factors are known here,
+as they never are in real logs, so an inverse-propensity estimate can be checked against the truth.
 
-Source: Craswell et al., An experimental comparison of click position-bias models, WSDM 2008; Joachims et al., Unbiased
-learning-to-rank with biased feedback, WSDM 2017.
+Source: Craswell et al., An experimental comparison of click position-bias models, WSDM 2008; Joachims et al.,
+Unbiased learning-to-rank with biased feedback, WSDM 2017.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _TRAFFIC = {
 
 
 def attraction(grade: np.ndarray, price_rank: np.ndarray) -> np.ndarray:
-    """P(click | examined): rises with the grade, falls with the price's rank in its category (0 cheapest, 1 dearest).
+    """P(click | examined): rises with the grade, falls with the price's rank in its category (0 to 1).
 
     Example:
         >>> attraction(np.array([3]), np.array([0.5]))
@@ -65,7 +65,8 @@ def make_sessions(products: list[Product], queries: list[Query], count: int, see
     """Simulate ``count`` searches over 60 days, ten products each.
 
     Returns:
-        session_id i32, query_id i32, time datetime, position i16 (from 1), product_id i32, clicked bool; ordered by time.
+        session_id i32, query_id i32, time datetime, position i16 (from 1), product_id i32, clicked bool;
+        ordered by time.
     """
     facts = Facts(products)
     cheap = price_ranks(products)
@@ -129,7 +130,7 @@ def _production_score(
     popularity: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Title words, a query classifier that is right three times in four, and popularity. Returns (N,) float64."""
+    """Title words, popularity and a query classifier that is right three times in four. Returns (N,)."""
     best = [name for name, grade in query.intent.categories.items() if grade == 3]
     guess = best[int(rng.random() * len(best))]
     if rng.random() > 0.75:
