@@ -54,7 +54,8 @@ def exercises_of(source: Source) -> list[str]:
 
 def hint_ids(source: Source, exercise: str) -> list[str]:
     """Ids of the exercise's hints, steps included, in order."""
-    return list(dict.fromkeys(c.hint for c in source.cells if c.exercise == exercise and c.hint))
+    cells = (c for c in source.cells if c.exercise == exercise and c.lang != "zh")
+    return list(dict.fromkeys(c.hint for c in cells if c.hint))
 
 
 def _syntax(source: Source) -> Iterator[Problem]:

@@ -255,7 +255,8 @@ from labkit.learn.widgets import ranking_explorer
 documents = ["waterproof trainers", "leather sofa", "couch cover", "running shoes"]
 words = np.array([[0.0, 1, 0, 3], [0, 2, 0, 0]])
 sense = np.array([[3.0, 0, 0, 2], [0, 2, 1, 0]])
-ranking_explorer({"words": words, "sense": sense}, ["waterproof shoes", "sofa"], documents, [{0: 3, 3: 1}, {1: 2}])
+grades = [{0: 3, 3: 1}, {1: 2}]
+ranking_explorer({"words": words, "sense": sense}, ["waterproof shoes", "sofa"], documents, grades)
 """
 MOVE = """
 import hashlib, ipywidgets
