@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -56,7 +56,8 @@ class Measure:
                 continue
             if name not in self.accepts:
                 raise ValueError(f"{self.name} has no parameter {name!r}; it has {self.accepts or 'none'}.")
-            measure = replace(measure, **{name: value})
+            changed: dict[str, Any] = {name: value}
+            measure = replace(measure, **changed)
         if measure.gain not in ("linear", "exp2"):
             raise ValueError(f"The gain is 'linear' or 'exp2', not {gain!r}.")
         if measure.rel < 1:

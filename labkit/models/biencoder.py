@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from labkit.device import choose_device
 from labkit.models.pretrained import Batch, in_batches, load_body, mean_pool
@@ -37,7 +38,7 @@ class BiEncoder(nn.Module):
         ((3, 384), True)
     """
 
-    def __init__(self, body: nn.Module, tokenizer: Any, max_length: int = 256) -> None:
+    def __init__(self, body: PreTrainedModel, tokenizer: Any, max_length: int = 256) -> None:
         super().__init__()
         self.body = body
         self.tokenizer = tokenizer

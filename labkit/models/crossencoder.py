@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import PreTrainedModel
 
 from labkit.device import choose_device
 from labkit.models.biencoder import _precision
@@ -37,7 +38,7 @@ class CrossEncoder(nn.Module):
         (2,)
     """
 
-    def __init__(self, body: nn.Module, tokenizer: Any, max_length: int = 256) -> None:
+    def __init__(self, body: PreTrainedModel, tokenizer: Any, max_length: int = 256) -> None:
         super().__init__()
         self.body = body
         self.tokenizer = tokenizer

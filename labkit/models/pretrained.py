@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import cached_file, logging
 
 from labkit.text import resolve_encoder
@@ -21,7 +20,7 @@ Batch = dict[str, torch.Tensor]
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bar for a second of loading, no warning about the unused pooler, no random numbers drawn."""
+    """No bar for a second of loading, no warning about the unused pooler, no random numbers drawn."""
     shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -34,7 +33,7 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_body(name: str) -> tuple[nn.Module, Any, int]:
+def load_body(name: str) -> tuple[PreTrainedModel, Any, int]:
     """Load a transformer in float32, its tokenizer and the longest input (tokens) it was trained to pool.
 
     Args:

@@ -1,0 +1,30 @@
+"""Losses with their gradients written out, and a training loop that can be killed and resumed."""
+
+from labkit.train.finetune import fine_tune, fine_tune_cross_encoder
+from labkit.train.loop import History, TrainConfig, fit
+from labkit.train.losses import (
+    bce,
+    bce_gradient,
+    info_nce,
+    info_nce_gradient,
+    margin_mse,
+    margin_mse_gradient,
+    pairwise_logistic,
+    pairwise_logistic_gradient,
+)
+
+__all__ = [
+    "History",
+    "TrainConfig",
+    "bce",
+    "bce_gradient",
+    "fine_tune",
+    "fine_tune_cross_encoder",
+    "fit",
+    "info_nce",
+    "info_nce_gradient",
+    "margin_mse",
+    "margin_mse_gradient",
+    "pairwise_logistic",
+    "pairwise_logistic_gradient",
+]

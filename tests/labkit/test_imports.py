@@ -1,0 +1,61 @@
+"""The numerical core imports on a machine with nothing but torch, numpy, scipy and transformers."""
+
+import subprocess
+import sys
+
+import pytest
+
+CHILD = """
+import importlib.metadata, re, sys
+
+def with_dependencies(names):
+    allowed, todo = set(), list(names)
+    while todo:
+        name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
+        if name in allowed:
+            continue
+        allowed.add(name)
+        try:
+            requires = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        todo += [re.match(r"[\\w.-]+", line)[0] for line in requires if "extra ==" not in line]
+    return allowed
+
+allowed = with_dependencies(["torch", "numpy", "scipy", "transformers"])
+blocked = {
+    module: owners
+    for module, owners in importlib.metadata.packages_distributions().items()
+    if not any(re.sub(r"[-_.]+", "-", owner).lower() in allowed for owner in owners)
+}
+assert {"bm25s", "polars", "lightgbm", "matplotlib"} <= set(blocked), sorted(blocked)
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        root = name.split(".")[0]
+        if root in blocked and root != "labkit":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+@pytest.mark.parametrize("module", ["labkit.rank", "labkit.train", "labkit.models", "labkit.evaluate"])
+def test_core_imports_on_a_bare_machine(module):
+    subprocess.run([sys.executable, "-c", f"{CHILD}\nimport {module}"], check=True)
+
+
+def test_core_works_on_a_bare_machine():
+    code = """
+import numpy as np
+from labkit.rank import rrf, top_k
+from labkit.evaluate import evaluate_ranked, nDCG
+_, ids = top_k(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32), 2)
+assert evaluate_ranked([nDCG @ 2], rrf([ids])[1], {q: {q: 1} for q in range(3)})[nDCG @ 2].tolist() == [1, 1,
+1] from labkit.models import BiEncoder
+from labkit.train import TrainConfig, fit
+import torch
+model = torch.nn.Linear(2, 1)
+fit(model, lambda step: model(torch.ones(1, 2)).square().sum(), 2, TrainConfig(), progress=False)
+"""
+    subprocess.run([sys.executable, "-c", CHILD + code], check=True)
