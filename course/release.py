@@ -52,7 +52,8 @@ def release_version(source: Any, lang: str) -> Any:
         ComputeChecksums(),
         CheckCellMetadata(),
     ]
-    notebook, resources = copy.deepcopy(source), {}
+    notebook = copy.deepcopy(source)
+    resources: dict[str, Any] = {}
     for step in steps:
         step.log = quiet
         notebook, resources = step.preprocess(notebook, resources)
