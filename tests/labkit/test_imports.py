@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-CHILD = """
+CHILD = r'''
 import importlib.metadata, re, sys
 
 def with_dependencies(names):
@@ -19,7 +19,7 @@ def with_dependencies(names):
             requires = importlib.metadata.requires(name) or []
         except importlib.metadata.PackageNotFoundError:
             continue
-        todo += [re.match(r"[\\w.-]+", line)[0] for line in requires if "extra ==" not in line]
+        todo += [re.match(r"[\w.-]+", line)[0] for line in requires if "extra ==" not in line]
     return allowed
 
 allowed = with_dependencies(["torch", "numpy", "scipy", "transformers"])
@@ -30,14 +30,23 @@ blocked = {
 }
 assert {"bm25s", "polars", "lightgbm", "matplotlib"} <= set(blocked), sorted(blocked)
 
-class Blocker:
+class Bare:
+    """As if the other packages were not installed: they are not found, and asking for them is no error."""
+
+    def __init__(self, finder):
+        self.finder = finder
+
     def find_spec(self, name, path=None, target=None):
         root = name.split(".")[0]
-        if root in blocked and root != "labkit":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return None if root in blocked and root != "labkit" else self.finder.find_spec(name, path, target)
 
-sys.meta_path.insert(0, Blocker())
-"""
+sys.meta_path[:] = [Bare(finder) for finder in sys.meta_path]
+try:
+    import bm25s
+    raise AssertionError("the blocker does not block")
+except ModuleNotFoundError:
+    pass
+'''
 
 
 @pytest.mark.parametrize("module", ["labkit.rank", "labkit.train", "labkit.models", "labkit.evaluate"])
@@ -51,8 +60,9 @@ import numpy as np
 from labkit.rank import rrf, top_k
 from labkit.evaluate import evaluate_ranked, nDCG
 _, ids = top_k(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32), 2)
-assert evaluate_ranked([nDCG @ 2], rrf([ids])[1], {q: {q: 1} for q in range(3)})[nDCG @ 2].tolist() == [1, 1,
-1] from labkit.models import BiEncoder
+values = evaluate_ranked([nDCG @ 2], rrf([ids])[1], {q: {q: 1} for q in range(3)})
+assert values[nDCG @ 2].tolist() == [1, 1, 1]
+from labkit.models import BiEncoder
 from labkit.train import TrainConfig, fit
 import torch
 model = torch.nn.Linear(2, 1)

@@ -150,7 +150,7 @@ import torch
 torch.set_num_threads(1)
 from test_train import PAIRS, small
 from labkit.train import TrainConfig, fine_tune
-config = TrainConfig(epochs=80, batch_size=4, learning_rate=1e-3, checkpoint_every=1)
+config = TrainConfig(epochs=30, batch_size=4, learning_rate=1e-3, checkpoint_every=1)
 history = fine_tune(small(), PAIRS, config, checkpoint=sys.argv[1], progress=False)
 print(json.dumps([history.losses, history.resumed_at]))
 """
