@@ -36,6 +36,9 @@ class Bare:
     def __init__(self, finder):
         self.finder = finder
 
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
     def find_spec(self, name, path=None, target=None):
         root = name.split(".")[0]
         return None if root in blocked and root != "labkit" else self.finder.find_spec(name, path, target)
