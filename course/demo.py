@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from course.sample_class import breaches, make_class, write_bounds
+from course.sample_class import breaches, make_class
 
 MODULE = "05_search"
 
@@ -29,29 +29,38 @@ def main() -> int:
     started = time.monotonic()
 
     console.rule("1. Search: four engines on the same held-out questions")
-    if _run("labkit", "search", "--compare", "--size", "small", "--figure", str(output / "search_comparison.png")):
+    if _run(
+        "labkit", "search", "--compare", "--size", "small", "--figure", str(output / "search_comparison.png")
+    ):
         return 1
 
     console.rule("2. Grading: a sample class, half of it hostile or broken")
-    bounds = make_class(root, output / "submitted", MODULE)
-    write_bounds(bounds, output / "bounds.json")
-    report = output / "grades.json"
-    if _run("autograder", "grade", MODULE, "--submitted", str(output / "submitted"), "--output", str(report)):
+    classroom = output / "class"
+    bounds = make_class(root, classroom, MODULE)
+    if _run("autograder", "grade", MODULE, folder=classroom):
         return 1
 
-    rows = {row["student"]: row["score"] for row in json.loads(report.read_text(encoding="utf-8"))["rows"]}
+    rows = {}
+    for line in (
+        (classroom / "class" / "results" / f"{MODULE}.jsonl").read_text(encoding="utf-8").splitlines()
+    ):
+        row = json.loads(line)
+        rows[row["student"]] = row["earned"]
     found = breaches(rows, bounds)
     for sentence in found:
         console.print(f"[red]{escape(sentence)}[/red]")
     if not found:
-        console.print(f"All {len(bounds)} submissions have a row, and none scored more than it honestly earned.")
+        console.print(
+            f"All {len(bounds)} submissions have a row, and none scored more than it honestly earned."
+        )
     console.print(f"Done in {time.monotonic() - started:.0f} s; figure and grades are in {output.name}/.")
     return 1 if found else 0
 
 
-def _run(command: str, *arguments: str) -> int:
+def _run(command: str, *arguments: str, folder: Path | None = None) -> int:
     """Run one of the course's own commands from this environment and show what it prints."""
-    return subprocess.run([str(Path(sys.executable).parent / command), *arguments], check=False).returncode
+    program = Path(sys.executable).parent / command
+    return subprocess.run([str(program), *arguments], cwd=folder, check=False).returncode
 
 
 if __name__ == "__main__":

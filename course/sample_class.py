@@ -6,7 +6,6 @@ bounds what it may score: anything above that bound would be a hole in the grade
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from autograder.format import read_assignment
+from autograder.format import Role, read_assignment
 
+LANGUAGES = ("en", "zh")
 Answers = dict[str, str]  # exercise -> the text of a solution cell
 
 
@@ -31,30 +31,40 @@ class Submission:
 
 
 def make_class(root: Path, folder: Path, module: str = "05_search") -> dict[str, float]:
-    """Write the sample class below ``folder`` as ``<learner>/<module>/...``.
+    """Make ``folder`` a course of its own, with the sample class's submissions in ``submitted/``.
+
+    Being a course folder, it keeps the demonstration's gradebook apart from a real one, and every nbgrader command
+    works in it.
 
     Args:
         root: the course folder, which holds ``modules/``, ``solutions/`` and ``assignments/``.
-        folder: where the submissions go; what an earlier demonstration left there is replaced.
-        module: the homework they hand in.
+        folder: the folder to make; what an earlier demonstration left there is replaced.
+        module: the homework that is handed in.
 
     Returns:
         For each learner, the most points the submission may earn from automatic tests.
     """
-    release = {lang: root / "assignments" / lang / module / "homework.ipynb" for lang in ("en", "zh")}
+    if folder.exists():
+        shutil.rmtree(folder)
+    for part in ("solutions", "assignments"):
+        for lang in LANGUAGES:
+            shutil.copytree(root / part / lang / module, folder / part / lang / module)
+    (folder / "course").mkdir()
+    shutil.copy(root / "course" / "syllabus.yml", folder / "course")
+    shutil.copy(root / "nbgrader_config.py", folder)
+
     assignment = read_assignment(root / "solutions" / "en" / module / "homework.ipynb")
     points: dict[str, float] = {}
     for cell in assignment.cells:
-        if cell.role in ("test", "hidden"):
+        if cell.exercise and cell.role in (Role.TEST, Role.HIDDEN):
             points[cell.exercise] = points.get(cell.exercise, 0) + cell.points
-    if folder.exists():
-        shutil.rmtree(folder)
     bounds = {}
     for submission in _submissions(root / "modules" / module, frozenset(points)):
-        home = folder / submission.learner / module
+        home = folder / "submitted" / submission.learner / module
         home.mkdir(parents=True)
         lang = "zh" if submission.learner.endswith("_zh") else "en"
-        submission.write(home, nbformat.read(release[lang], as_version=4))
+        release = folder / "assignments" / lang / module / "homework.ipynb"
+        submission.write(home, nbformat.read(release, as_version=4))
         bounds[submission.learner] = sum(points[exercise] for exercise in submission.may_earn)
     return bounds
 
@@ -72,7 +82,9 @@ def _submissions(module: Path, exercises: frozenset[str]) -> list[Submission]:
     only_bm25 = frozenset({"bm25"})
     return [
         Submission("01_all_right", "every exercise right", exercises, _answered(right)),
-        Submission("02_all_right_zh", "every exercise right, in the Chinese notebook", exercises, _answered(right)),
+        Submission(
+            "02_all_right_zh", "every exercise right, in the Chinese notebook", exercises, _answered(right)
+        ),
         Submission(
             "03_partly_right",
             "two right, hard negatives mistaken, the rest not tried",
@@ -80,7 +92,12 @@ def _submissions(module: Path, exercises: frozenset[str]) -> list[Submission]:
             _answered(both | {"hard_negatives": wrong["hard_negatives"]}),
         ),
         Submission("04_untouched", "the notebook as it was handed out", frozenset(), _answered({})),
-        Submission("05_syntax_error", "a cell that does not parse", only_bm25, attack("def rrf(rankings, k=60:\n    return")),
+        Submission(
+            "05_syntax_error",
+            "a cell that does not parse",
+            only_bm25,
+            attack("def rrf(rankings, k=60:\n    return"),
+        ),
         Submission(
             "06_endless_loop",
             "a cell that never ends, a right answer after it",
@@ -88,9 +105,13 @@ def _submissions(module: Path, exercises: frozenset[str]) -> list[Submission]:
             attack("while True:\n    pass", hard_negatives=right["hard_negatives"]),
         ),
         Submission("07_memory_4gb", "takes 4 GB of memory", only_bm25, attack(_MEMORY)),
-        Submission("08_output_50mb", "prints 50 MB, then answers", frozenset(both), attack(_OUTPUT + right["rrf"])),
+        Submission(
+            "08_output_50mb", "prints 50 MB, then answers", frozenset(both), attack(_OUTPUT + right["rrf"])
+        ),
         Submission("09_os_exit", "ends its own process", only_bm25, attack("import os\n\nos._exit(0)")),
-        Submission("10_deleted_cells", "deleted test cells", frozenset(both), _then(_answered(both), _delete_tests)),
+        Submission(
+            "10_deleted_cells", "deleted test cells", frozenset(both), _then(_answered(both), _delete_tests)
+        ),
         Submission(
             "11_edited_tests",
             "emptied the tests and raised their points",
@@ -99,12 +120,23 @@ def _submissions(module: Path, exercises: frozenset[str]) -> list[Submission]:
         ),
         Submission("12_renamed", "notebook under another name", frozenset(both), _renamed(_answered(both))),
         Submission("13_patched_numpy", "made every comparison succeed", only_bm25, attack(_PATCHED)),
-        Submission("14_always_equal", "returns an object equal to anything", only_bm25, attack(_ALWAYS_EQUAL)),
-        Submission("15_reads_solutions", "looks for the solutions on disk", only_bm25, attack(_READS_SOLUTIONS)),
+        Submission(
+            "14_always_equal", "returns an object equal to anything", only_bm25, attack(_ALWAYS_EQUAL)
+        ),
+        Submission(
+            "15_reads_solutions", "looks for the solutions on disk", only_bm25, attack(_READS_SOLUTIONS)
+        ),
         Submission("16_network", "sends the tests out and asks for answers", only_bm25, attack(_NETWORK)),
         Submission("17_daemon", "leaves a process behind that kills others", only_bm25, attack(_DAEMON)),
-        Submission("18_skipped_cells", "tags that tell a runner to skip tests", only_bm25, _then(attack("rrf = None"), _skip)),
-        Submission("19_truncated_file", "an upload that broke off", frozenset(), _truncated(_answered(right))),
+        Submission(
+            "18_skipped_cells",
+            "tags that tell a runner to skip tests",
+            only_bm25,
+            _then(attack("rrf = None"), _skip),
+        ),
+        Submission(
+            "19_truncated_file", "an upload that broke off", frozenset(), _truncated(_answered(right))
+        ),
         Submission("20_empty_folder", "handed in nothing", frozenset(), lambda home, notebook: None),
     ]
 
@@ -192,11 +224,6 @@ def breaches(rows: dict[str, float], bounds: dict[str, float]) -> list[str]:
         elif rows[learner] > bound + 1e-9:
             found.append(f"{learner} scored {rows[learner]:g}, and honestly earned at most {bound:g}.")
     return found
-
-
-def write_bounds(bounds: dict[str, float], path: Path) -> None:
-    """Keep the bounds beside the class, so that a reader can compare them with the table."""
-    path.write_text(json.dumps(bounds, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 _MEMORY = """\
