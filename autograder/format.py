@@ -44,6 +44,7 @@ AUTHOR_ROLES = (Role.SOLUTION, Role.TEST, Role.HIDDEN, Role.ANSWER)
 BEGIN_SOLUTION, END_SOLUTION = "### BEGIN SOLUTION", "### END SOLUTION"
 BEGIN_HIDDEN, END_HIDDEN = "### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS"
 BEGIN_SCHEME, END_SCHEME = "### BEGIN MARK SCHEME", "### END MARK SCHEME"
+ANSWER_STUB = {"en": "YOUR ANSWER HERE", "zh": "请在此处作答"}  # marks where a written answer goes
 
 HINT_MESSAGE = re.compile(r"@([A-Za-z0-9_]+)")  # an assert's whole message, naming a hint of its exercise
 EXERCISE_NAME = re.compile(r"[a-z][a-z0-9_]*")  # no hyphen: "rrf-hidden" is never an exercise

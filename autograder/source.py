@@ -12,7 +12,16 @@ from nbformat import NotebookNode
 from nbgrader.preprocessors import ClearHiddenTests, ClearMarkScheme, ClearSolutions, LockCells
 from nbgrader.utils import compute_checksum
 
-from autograder.format import LANGUAGES, NOTEBOOK_NAME, Assignment, Cell, FormatError, Role, parse_assignment
+from autograder.format import (
+    ANSWER_STUB,
+    LANGUAGES,
+    NOTEBOOK_NAME,
+    Assignment,
+    Cell,
+    FormatError,
+    Role,
+    parse_assignment,
+)
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,8 @@ def load_sources(root: Path, assignment: str, solutions: str = "solutions") -> d
 def release(notebook: NotebookNode) -> NotebookNode:
     """The notebook as learners get it, by nbgrader's own preprocessors (the input is left alone)."""
     released = nbformat.from_dict(notebook)
-    for preprocessor in (LockCells(), ClearSolutions(), ClearHiddenTests(), ClearMarkScheme()):
+    clear = ClearSolutions(text_stub=ANSWER_STUB[notebook.metadata["course"]["lang"]])
+    for preprocessor in (LockCells(), clear, ClearHiddenTests(), ClearMarkScheme()):
         released, _ = preprocessor.preprocess(released, {})
     return released
 

@@ -11,9 +11,8 @@ import logging
 import re
 from typing import Any
 
-from autograder.format import BEGIN_HIDDEN, BEGIN_SCHEME, BEGIN_SOLUTION, END_SOLUTION, Role
+from autograder.format import ANSWER_STUB, BEGIN_HIDDEN, BEGIN_SCHEME, BEGIN_SOLUTION, END_SOLUTION, Role
 
-ANSWER_STUB = {"en": "YOUR ANSWER HERE", "zh": "请在此处作答"}
 TELLING = 15  # characters: a shorter line of a solution says nothing about it
 
 
