@@ -212,7 +212,7 @@ class Shoppers:
 def make_queries(
     departments: list[Department], products: list[Product], count: int, seed: int
 ) -> list[Query]:
-    """Draft, keep what the shop can answer, shuffle and split (60/15/25 within every kind)."""
+    """Draft, keep what the shop can answer, split (60/15/25, within kinds too) and shuffle."""
     shoppers, facts = Shoppers(departments, products, seed), Facts(products)
     kept: list[Query] = []
     seen: set[str] = set()
@@ -223,8 +223,9 @@ def make_queries(
         share_left -= KINDS[kind]
         found = _answerable(shoppers.drafts(kind), quota, facts, seen)
         left -= len(found)
-        kept += _split([Query(text, kind, intent) for text, intent in found], Dice(seed, "split", kind))
-    return Dice(seed, "order").shuffled(kept)
+        asked = [Query(text, kind, intent) for text, intent in found]
+        kept += Dice(seed, "split", kind).shuffled(asked)
+    return Dice(seed, "order").shuffled(_split(kept))
 
 
 def _answerable(drafts: Iterator[Draft], quota: int, facts: Facts, seen: set[str]) -> list[Draft]:
@@ -241,12 +242,11 @@ def _answerable(drafts: Iterator[Draft], quota: int, facts: Facts, seen: set[str
     return found
 
 
-def _split(queries: list[Query], dice: Dice) -> list[Query]:
-    ordered = dice.shuffled(queries)
-    train = round(SPLITS["train"] * len(ordered))
-    valid = train + round(SPLITS["valid"] * len(ordered))
-    names = ["train"] * train + ["valid"] * (valid - train) + ["test"] * (len(ordered) - valid)
-    return [Query(q.text, q.kind, q.intent, name) for q, name in zip(ordered, names, strict=True)]
+def _split(queries: list[Query]) -> list[Query]:
+    """Deal the queries out in rounds of twenty, so that the shares are exact overall and close within a kind."""
+    names = [name for name, share in SPLITS.items() for _ in range(round(20 * share))]
+    dealt = [names[(7 * place) % 20] for place in range(len(queries))]  # 7 and 20 share no factor
+    return [Query(q.text, q.kind, q.intent, name) for q, name in zip(queries, dealt, strict=True)]
 
 
 def _wanted(category: Category, name: str, value: str, otherwise: int = 2) -> Constraint:
