@@ -1,7 +1,7 @@
 """A sample class for the demonstration: honest, mistaken, hostile and broken submissions of one homework.
 
-Every submission starts from the release notebook a learner opens. Each says which exercises it has honestly answered, which
-bounds what it may score: anything above that bound would be a hole in the grader.
+Every submission starts from the release notebook a learner opens. Each says which exercises it has honestly
+answered, which bounds what it may score: anything above that bound would be a hole in the grader.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Submission:
 def make_class(root: Path, folder: Path, module: str = "05_search") -> dict[str, float]:
     """Make ``folder`` a course of its own, with the sample class's submissions in ``submitted/``.
 
-    Being a course folder, it keeps the demonstration's gradebook apart from a real one, and every nbgrader command
-    works in it.
+    Being a course folder, it keeps the demonstration's gradebook apart from a real one, and every nbgrader
+    command works in it.
 
     Args:
         root: the course folder, which holds ``modules/``, ``solutions/`` and ``assignments/``.
