@@ -27,7 +27,9 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome is installed; `make browser` says how"),
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no Chromium or Chrome is installed; `make browser` says how"
+    ),
 ]
 
 
@@ -145,7 +147,9 @@ def test_lesson_runs_and_widget_moves(lab: Lab) -> None:
 def _wait_all_run(lab: Lab, page) -> None:
     """Run All is over when no cell waits any more: JupyterLab marks waiting cells with [*]."""
     lab.wait_idle(600)
-    page.wait_for_function("!document.querySelector('.jp-InputPrompt')?.textContent.includes('*')", timeout=30_000)
+    page.wait_for_function(
+        "!document.querySelector('.jp-InputPrompt')?.textContent.includes('*')", timeout=30_000
+    )
     lab.wait_idle(600)
 
 
@@ -153,8 +157,16 @@ def _check_saved(path: Path) -> None:
     """Read what JupyterLab saved: every code cell ran, and none failed."""
     until = time.monotonic() + 60
     while True:
-        code = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
-        unrun = [cell["source"] for cell in code if cell["execution_count"] is None and "".join(cell["source"]).strip()]
+        code = [
+            cell
+            for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+            if cell["cell_type"] == "code"
+        ]
+        unrun = [
+            cell["source"]
+            for cell in code
+            if cell["execution_count"] is None and "".join(cell["source"]).strip()
+        ]
         if not unrun:
             break
         assert time.monotonic() < until, f"{len(unrun)} cells had not run, the first: {unrun[0]}"
