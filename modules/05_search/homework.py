@@ -417,3 +417,372 @@ assert [sorted(map(int, f)) for f in found] == [[0, 1]] * 3, "@fill_up"
 # When fewer than `count` products are allowed, return fewer. Filling up with products above the limit brings the false negatives back in.
 # %% [markdown] exercise="hard_negatives" hint="fill_up" lang="zh" of="00000000"
 # 符合条件的不足 `count` 个时，有几个给几个。硬要凑数，就会把超过上限的假负样本又放回来。
+# %% [markdown] lang="en"
+# ## 4. A click feature that knows nothing of the future
+#
+# The best single feature of most rankers is: how often was this product clicked for this query? Three traps make it look better
+# offline than it is. It must use only what was logged **before** the request, not the click we want to predict. A product shown
+# once needs a **prior**, not a rate of 0 or 100 %. And a product shown in tenth place was mostly not seen at all, so impressions
+# are weighed by $e_p$, the probability that a shopper looks at position $p$ (a list of 10 numbers, for positions 1 to 10):
+#
+# $$x=\frac{\alpha\,\pi+\text{clicks}}{\alpha+\sum_{\text{impressions}} e_p}$$
+#
+# All are numbers: $\pi$ is `prior`, $\alpha$ is `strength`, how many looks the prior is worth; the sum and the clicks run over the rows of `log`
+# with the request's query and product and an earlier time. Rates above 1 can happen; leave them. **Write the function.**
+# %% [markdown] lang="zh" of="00000000"
+# ## 4. 点击特征：不许偷看未来
+#
+# 精排里最管用的单个特征，往往就是“这个商品在这个查询下被点得多不多”。但有三个坑，会让它离线看着漂亮、上线就露馅：
+# 只能用**请求发生之前**的点击日志，要预测的那次点击当然不能算进去；只曝光过一次的商品需要**先验**，不能直接得出 0 或 100 %；
+# 排在第十位的商品大多根本没被看到（位置偏差），所以曝光要按 $e_p$ 加权，即用户看到第 $p$ 位的概率（10 个数，对应第 1 到第 10 位）：
+#
+# $$x=\frac{\alpha\,\pi+\text{点击数}}{\alpha+\sum_{\text{曝光}} e_p}$$
+#
+# 各量都是标量：$\pi$ 是 `prior`；$\alpha$ 是 `strength`，表示先验相当于多少次“看到”；点击数与求和都只取 `log` 中
+# 查询、商品与请求相同且时间更早的行。结果偶尔会大于 1，保留即可。**请写出整个函数。**
+# %% exercise="ctr_feature" role="solution"
+def click_feature(log, requests, examine, prior=0.1, strength=20.0):
+    """Smoothed, position-corrected click rate of each request's (query, product), from earlier rows of the log only.
+
+    log: polars frame with query_id, product_id, time, position (1 to 10), clicked (bool).
+    requests: polars frame with query_id, product_id, time. examine: list of 10 probabilities.
+    Returns an array of floats, one per row of requests and in their order.
+    """
+    ### BEGIN SOLUTION
+    looks = pl.Series("looks", examine)
+    log = log.with_columns(look=looks.gather(log["position"] - 1), seen="time").drop("time")
+    rows = requests.with_row_index("row").join(log, on=["query_id", "product_id"])
+    sums = (
+        rows.filter(pl.col("seen") < pl.col("time"))
+        .group_by("row")
+        .agg(pl.col("clicked").sum().cast(pl.Float64), pl.col("look").sum())
+    )
+    clicks, seen = np.zeros(len(requests)), np.zeros(len(requests))
+    clicks[sums["row"]] = sums["clicked"]
+    seen[sums["row"]] = sums["look"]
+    return (strength * prior + clicks) / (strength + seen)
+    ### END SOLUTION
+
+
+# %% exercise="ctr_feature" role="test" points=1
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+
+look = [1.0, 0.7, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.12, 0.1]
+at = [datetime(2025, 3, day) for day in range(1, 8)]  # at[0] is 1 March
+columns = {"query_id": pl.Int32, "product_id": pl.Int32, "time": pl.Datetime, "position": pl.Int16, "clicked": pl.Boolean}
+log = pl.DataFrame(
+    [(5, 40, at[1], 1, True), (5, 41, at[2], 5, True), (5, 40, at[3], 5, False), (6, 42, at[2], 1, True)],
+    schema=columns,
+    orient="row",
+)
+
+
+def asked(*rows):
+    keys = {name: columns[name] for name in ("query_id", "product_id", "time")}
+    frame = pl.DataFrame(list(rows), schema=keys, orient="row")
+    return np.asarray(click_feature(log, frame, look, prior=0.1, strength=20.0), dtype=float)
+
+
+assert np.allclose(asked((5, 99, at[6])), 0.1), "@no_prior"  # never shown: 20 * 0.1 / 20
+assert np.allclose(asked((5, 40, at[0])), 0.1), "@future"  # shown, but only later
+assert np.allclose(asked((5, 40, at[1])), 0.1), "@same_time"  # the very impression that we predict
+assert np.allclose(asked((5, 42, at[6])), 0.1), "@other_query"  # clicked for query 6, not for 5
+first, fifth = asked((5, 40, at[2]), (5, 41, at[6]))
+assert fifth > first, "@position_bias"
+assert np.isclose(first, (2 + 1) / (20 + 1.0)) and np.isclose(fifth, (2 + 1) / (20 + 0.3)), "@off_by_one"
+assert np.allclose(asked((5, 41, at[6]), (5, 99, at[1]), (5, 40, at[2])), [fifth, 0.1, first]), "@order"
+# %% exercise="ctr_feature" role="hidden" points=2
+import os
+from datetime import datetime, timedelta
+
+import numpy as np
+import polars as pl
+
+rng = np.random.default_rng(int(os.environ.get("LABKIT_TEST_SEED", "0")))
+start = datetime(2025, 3, 1)
+look = (rng.uniform(0.9, 1.0) / np.arange(1, 11) ** rng.uniform(0.6, 1.0)).tolist()
+kinds = {"query_id": pl.Int32, "product_id": pl.Int32, "time": pl.Datetime, "position": pl.Int16, "clicked": pl.Boolean}
+keys = {name: kinds[name] for name in ("query_id", "product_id", "time")}
+
+
+def random_log(rows, queries=4, products=6, hours=60):
+    when = [start + timedelta(hours=int(h)) for h in rng.integers(0, hours, size=rows)]
+    data = zip(
+        rng.integers(0, queries, size=rows).tolist(),
+        rng.integers(0, products, size=rows).tolist(),
+        when,
+        rng.integers(1, 11, size=rows).tolist(),
+        (rng.random(rows) < 0.3).tolist(),
+    )
+    return pl.DataFrame(list(data), schema=kinds, orient="row")
+
+
+def frame(rows):
+    return pl.DataFrame(rows, schema=keys, orient="row")
+
+
+def features(log, requests, prior=0.1, strength=20.0):
+    return np.asarray(click_feature(log, requests, look, prior=prior, strength=strength), dtype=float)
+
+
+def reference(log, requests, prior, strength):
+    out = []
+    for query, product, time in requests.iter_rows():
+        past = [r for r in log.iter_rows() if r[0] == query and r[1] == product and r[2] < time]
+        clicks, seen = sum(r[4] for r in past), sum(look[r[3] - 1] for r in past)
+        out.append((strength * prior + clicks) / (strength + seen))
+    return out
+
+
+log = random_log(700)
+late, early = start + timedelta(days=9), start - timedelta(days=1)
+assert np.allclose(features(log, frame([(1, 77, late)]), prior=0.25), 0.25), "@no_prior"
+assert np.allclose(features(log, frame([(q, p, early) for q in range(4) for p in range(6)])), 0.1), "@future"
+now = [(2, 3, start), (2, 4, start)]
+instant = pl.DataFrame([(*row, 1, True) for row in now], schema=kinds, orient="row")
+assert np.allclose(features(instant, frame(now)), 0.1), "@same_time"
+away = log.filter(pl.col("query_id") != 1)
+assert np.allclose(features(away, frame([(1, p, late) for p in range(6)])), 0.1), "@other_query"
+pair = pl.DataFrame([(0, p, start, 3 + 5 * p, True) for p in (0, 1)] * 6, schema=kinds, orient="row")
+third, eighth = features(pair, frame([(0, 0, late), (0, 1, late)]))
+assert eighth > third, "@position_bias"
+assert np.isclose(third, (2 + 6) / (20 + 6 * look[2])), "@off_by_one"
+requests = random_log(150).select("query_id", "product_id", "time")
+for prior, strength in [(0.1, 20.0), (0.02, 5.0)]:
+    assert np.allclose(features(log, requests, prior, strength), reference(log, requests, prior, strength)), "@order"
+# %% [markdown] exercise="ctr_feature" hint="1" lang="en"
+# For each request pick the rows of the log with its query and its product and an earlier time; everything else is two sums over those rows.
+# %% [markdown] exercise="ctr_feature" hint="1" lang="zh" of="00000000"
+# 对每个请求，从日志里挑出查询相同、商品相同、时间更早的行；剩下的不过是在这些行上求两个和。
+# %% [markdown] exercise="ctr_feature" hint="2" lang="en"
+# `requests.with_row_index("row").join(log, on=["query_id", "product_id"], suffix="_log")` pairs every request with its history, and `.filter(pl.col("time_log") < pl.col("time"))` leaves only the past. Group by `row`; requests without history keep two zeros.
+# %% [markdown] exercise="ctr_feature" hint="2" lang="zh" of="00000000"
+# `requests.with_row_index("row").join(log, on=["query_id", "product_id"], suffix="_log")` 把每个请求和它的历史配到一起，再用 `.filter(pl.col("time_log") < pl.col("time"))` 只留过去的行，然后按 `row` 分组求和；没有历史的请求，两个和都是 0。
+# %% [markdown] exercise="ctr_feature" hint="3" lang="en"
+# A plain loop is fine too: for each request, `past = log.filter((pl.col("query_id") == q) & (pl.col("product_id") == p) & (pl.col("time") < t))`, then `(strength * prior + past["clicked"].sum()) / (strength + sum(examine[i - 1] for i in past["position"]))`.
+# %% [markdown] exercise="ctr_feature" hint="3" lang="zh" of="00000000"
+# 老老实实写循环也可以：对每个请求，`past = log.filter((pl.col("query_id") == q) & (pl.col("product_id") == p) & (pl.col("time") < t))`，再算 `(strength * prior + past["clicked"].sum()) / (strength + sum(examine[i - 1] for i in past["position"]))`。
+# %% [markdown] exercise="ctr_feature" hint="no_prior" lang="en"
+# A product that was never shown for this query gets exactly `prior`: no clicks and no looks leave $\alpha\pi/\alpha$.
+# %% [markdown] exercise="ctr_feature" hint="no_prior" lang="zh" of="00000000"
+# 在该查询下从未曝光的商品，特征值应当恰好等于 `prior`：点击数和曝光都为 0，剩下 $\alpha\pi/\alpha$。
+# %% [markdown] exercise="ctr_feature" hint="future" lang="en"
+# A row that was logged after the request changed your feature. At serving time that row does not exist yet: offline you would measure a model that cannot be built.
+# %% [markdown] exercise="ctr_feature" hint="future" lang="zh" of="00000000"
+# 请求之后才产生的日志影响了特征值。线上打分时这条日志还不存在：离线指标再高，这个模型也上不了线。这就是特征穿越。
+# %% [markdown] exercise="ctr_feature" hint="same_time" lang="en"
+# A row with the *same* time is the impression whose click we want to predict. Earlier means strictly earlier.
+# %% [markdown] exercise="ctr_feature" hint="same_time" lang="zh" of="00000000"
+# 时间**相同**的那一行，正是要预测的那次曝光，算进去就等于把答案喂给模型。“更早”指严格早于。
+# %% [markdown] exercise="ctr_feature" hint="other_query" lang="en"
+# Clicks of the same product for another query were counted. The feature is about the pair (query, product): a charger popular for *phone charger* says nothing about *laptop*.
+# %% [markdown] exercise="ctr_feature" hint="other_query" lang="zh" of="00000000"
+# 同一商品在别的查询下的点击也被算进来了。这个特征针对的是“查询—商品”对：某款充电器在 *phone charger* 下很热门，不代表搜 *laptop* 时也该靠前。
+# %% [markdown] exercise="ctr_feature" hint="position_bias" lang="en"
+# One click in fifth place says more than one click in first place, since few shoppers look there. Add up $e_p$ over the impressions instead of counting them.
+# %% [markdown] exercise="ctr_feature" hint="position_bias" lang="zh" of="00000000"
+# 第五位上的一次点击，比第一位上的一次点击更说明问题，因为很少有人看到那里。分母应当累加 $e_p$，而不是直接数曝光次数。
+# %% [markdown] exercise="ctr_feature" hint="off_by_one" lang="en"
+# Positions start at 1 and Python lists at 0: the probability for position $p$ is `examine[p - 1]`. Check also that clicks are counted once each and divided by no probability of their own.
+# %% [markdown] exercise="ctr_feature" hint="off_by_one" lang="zh" of="00000000"
+# 位置从 1 数起，Python 列表从 0 数起：第 $p$ 位的概率是 `examine[p - 1]`。再检查一下：每次点击是否只计 1，没有再除以各自的概率。
+# %% [markdown] exercise="ctr_feature" hint="order" lang="en"
+# Single requests are right, several at once are not. The result has one number per row of `requests`, in the order of `requests`; a join or a group-by may reorder rows or drop those without history.
+# %% [markdown] exercise="ctr_feature" hint="order" lang="zh" of="00000000"
+# 单个请求算得对，多个一起算就不对。结果应当与 `requests` 逐行对应、顺序一致；join 和 group_by 可能打乱顺序，也可能丢掉没有历史的行。
+# %% [markdown] lang="en"
+# ## 5. Which queries does each search win?
+#
+# Two averages that differ by 0.02 hide that keyword search wins every model number and semantic search every vague wish. Judge each
+# query by $\mathrm{nDCG@}k$, with $g_r$ the grade (0 to 3) of the product at rank $r$, 0 when it has none:
+#
+# $$\mathrm{nDCG@}k=\frac{\sum_{r=1}^{k} g_r/\log_2(r+1)}{\text{the same sum for the best possible list}}$$
+#
+# The best possible list holds **all** graded products of the query, highest grade first, found or not. A query that a run does not
+# answer scores 0. The gap is semantic minus keyword; a gap within `margin` is a tie. **Write the function:** for each kind of query,
+# the sorted ids that each side wins, the ties, and the mean gap over all the kind's queries.
+# %% [markdown] lang="zh" of="00000000"
+# ## 5. 关键词和语义，各自赢在哪些查询上？
+#
+# 两个平均分只差 0.02，背后可能是：型号类查询全归关键词，“随便说说”的模糊需求全归语义。请逐条查询用 $\mathrm{nDCG@}k$ 评判，
+# 其中 $g_r$ 是第 $r$ 名商品的相关性等级（0 到 3，没有标注记 0）：
+#
+# $$\mathrm{nDCG@}k=\frac{\sum_{r=1}^{k} g_r/\log_2(r+1)}{\text{理想列表的同一个和}}$$
+#
+# 理想列表由该查询**全部**有等级的商品按等级从高到低排成，不管有没有被召回。某一路没有返回结果的查询记 0 分。
+# 差距 = 语义 − 关键词；差距的绝对值不超过 `margin` 算平手。**请写出函数：** 对每一类查询，给出两边各自赢下的查询编号（升序）、
+# 平手的编号，以及这一类全部查询的平均差距。
+# %% exercise="error_analysis" role="solution"
+def compare_by_kind(keyword, semantic, grades, kinds, k=10, margin=0.05):
+    """Who wins which queries, by kind of query.
+
+    keyword, semantic: {query id: list of product ids, best first}. grades: {query id: {product id: 1, 2 or 3}}.
+    kinds: {query id: kind}; every query has one.
+    Returns {kind: {"keyword": [query ids], "semantic": [query ids], "tie": [query ids], "gap": float}}.
+    """
+    ### BEGIN SOLUTION
+    def dcg(gains):
+        return sum(gain / np.log2(rank + 1) for rank, gain in enumerate(gains[:k], start=1))
+
+    def ndcg(ranking, judged):
+        ideal = dcg(sorted(judged.values(), reverse=True))
+        return dcg([judged.get(product, 0) for product in ranking]) / ideal if ideal else 0.0
+
+    report = {}
+    for query in sorted(kinds):
+        judged = grades.get(query, {})
+        gap = ndcg(semantic.get(query, []), judged) - ndcg(keyword.get(query, []), judged)
+        entry = report.setdefault(kinds[query], {"keyword": [], "semantic": [], "tie": [], "gap": []})
+        entry["tie" if abs(gap) <= margin else "semantic" if gap > 0 else "keyword"].append(query)
+        entry["gap"].append(gap)
+    for entry in report.values():
+        entry["gap"] = float(np.mean(entry["gap"]))
+    return report
+    ### END SOLUTION
+
+
+# %% exercise="error_analysis" role="test" points=1
+import numpy as np
+
+judged = {1: {10: 3, 11: 1}, 2: {20: 1, 21: 1, 22: 1, 23: 1}, 3: {30: 2}, 4: {40: 1}}
+
+
+def winner(keyword, semantic, query, **options):
+    report = compare_by_kind({query: keyword}, {query: semantic}, judged, {query: "any"}, **options)
+    return {name for name in ("keyword", "semantic", "tie") if query in report["any"][name]}
+
+
+# Keyword search finds only the so-so product of query 1; the perfect one counts although it was not found.
+assert winner([11], [10, 11], 1) == {"semantic"}, "@ideal"
+# One hit at rank 1 (1.0) against hits at ranks 2 and 3 (0.63 + 0.5).
+assert winner([20], [99, 20, 21], 2, margin=0.01) == {"semantic"}, "@discount"
+unanswered = compare_by_kind({}, {3: [30]}, judged, {3: "vague"})
+assert list(unanswered["vague"]["semantic"]) == [3], "@missing"
+assert winner([20, 21, 22, 99, 23], [20, 21, 22, 23], 2) == {"tie"}, "@margin"
+assert winner([98, 99, 40], [98, 99, 97], 4, k=2) == {"tie"}, "@cutoff"
+both = compare_by_kind({3: [30], 4: [40]}, {3: [99, 30], 4: [40]}, judged, {3: "brand", 4: "brand"})
+assert np.isclose(both["brand"]["gap"], (1 / np.log2(3) - 1) / 2), "@gap"
+# %% exercise="error_analysis" role="hidden" points=2
+import math
+import os
+
+import numpy as np
+
+rng = np.random.default_rng(int(os.environ.get("LABKIT_TEST_SEED", "0")))
+names = ["brand", "vague", "synonym"]
+
+
+def ndcg(ranking, judged, k):
+    best = sorted(judged.values(), reverse=True)[:k]
+    ideal = sum(g / math.log2(r + 2) for r, g in enumerate(best))
+    return sum(judged.get(p, 0) / math.log2(r + 2) for r, p in enumerate(ranking[:k])) / ideal if ideal else 0.0
+
+
+def reference(keyword, semantic, grades, kinds, k, margin):
+    report = {kind: {"keyword": [], "semantic": [], "tie": [], "gap": []} for kind in kinds.values()}
+    for q in sorted(kinds):
+        gap = ndcg(semantic.get(q, []), grades[q], k) - ndcg(keyword.get(q, []), grades[q], k)
+        side = "tie" if abs(gap) <= margin else "semantic" if gap > 0 else "keyword"
+        report[kinds[q]][side].append(q)
+        report[kinds[q]]["gap"].append(gap)
+    return report
+
+
+def wins(report):
+    return {kind: {side: list(map(int, entry[side])) for side in sides} for kind, entry in report.items()}
+
+
+sides = ("keyword", "semantic", "tie")
+base = int(rng.integers(100, 900))
+only = {base: "brand"}
+few = {base: {1: 3, 2: 1, 3: 1}}
+assert wins(compare_by_kind({base: [2]}, {base: [1, 2]}, few, only))["brand"]["semantic"] == [base], "@ideal"
+flat = {base: {p: 1 for p in range(1, 5)}}
+steps = compare_by_kind({base: [1]}, {base: [90, 1, 2]}, flat, only, margin=0.01)
+assert wins(steps)["brand"]["semantic"] == [base], "@discount"
+queries = [base + i for i in range(40)]
+kinds = {q: names[i % 3] for i, q in enumerate(queries)}
+grades = {q: {int(p): int(rng.integers(1, 4)) for p in rng.permutation(60)[: rng.integers(2, 12)]} for q in queries}
+
+
+def run(skip):
+    answered = [q for q in queries if q not in skip]
+    return {q: list(dict.fromkeys([*rng.permutation(60)[:14].tolist(), *range(60)]))[:25] for q in answered}
+
+
+lost = queries[3:6]
+keyword, semantic = run(lost), run(())
+want = reference(keyword, semantic, grades, kinds, 10, 0.05)
+answered = compare_by_kind(keyword, semantic, grades, kinds)
+listed = {q for entry in wins(answered).values() for side in sides for q in entry[side]}
+assert set(lost) <= listed, "@missing"
+near = {base: {p: 1 for p in range(1, 11)}}
+swap = compare_by_kind({base: [*range(1, 10), 99]}, {base: list(range(1, 11))}, near, only, margin=0.1)
+assert wins(swap)["brand"]["tie"] == [base], "@margin"
+deep = compare_by_kind({base: [91, 92, 1]}, {base: [91, 92, 93]}, few, only, k=2)
+assert wins(deep)["brand"]["tie"] == [base], "@cutoff"
+assert all(np.isclose(answered[kind]["gap"], np.mean(want[kind]["gap"])) for kind in want), "@gap"
+for k, margin in [(10, 0.05), (3, 0.2)]:
+    report = wins(compare_by_kind(keyword, semantic, grades, kinds, k=k, margin=margin))
+    assert report == wins(reference(keyword, semantic, grades, kinds, k, margin)), "@cutoff"
+# %% [markdown] exercise="error_analysis" hint="1" lang="en"
+# Write a small `dcg(gains)` first. nDCG is that function called twice: on the grades in the order of the ranking, and on all grades sorted downwards.
+# %% [markdown] exercise="error_analysis" hint="1" lang="zh" of="00000000"
+# 先写一个小函数 `dcg(gains)`。nDCG 就是调用它两次：一次传入按排序结果排列的等级，一次传入从高到低排好的全部等级。
+# %% [markdown] exercise="error_analysis" hint="2" lang="en"
+# Go through `sorted(kinds)`, so that the lists come out sorted and no query is forgotten; `run.get(query, [])` answers for a run that has nothing.
+# %% [markdown] exercise="error_analysis" hint="2" lang="zh" of="00000000"
+# 按 `sorted(kinds)` 遍历查询：这样结果天然升序，也不会漏掉任何一条；某一路没有结果时，`run.get(query, [])` 给出空列表。
+# %% [markdown] exercise="error_analysis" hint="3" lang="en"
+# `gap = ndcg(semantic…) - ndcg(keyword…)`; the side is `"tie" if abs(gap) <= margin else "semantic" if gap > 0 else "keyword"`. Keep every gap of the kind in a list and take its mean at the end.
+# %% [markdown] exercise="error_analysis" hint="3" lang="zh" of="00000000"
+# `gap = ndcg(semantic…) - ndcg(keyword…)`；归属写作 `"tie" if abs(gap) <= margin else "semantic" if gap > 0 else "keyword"`。把同一类的所有差距存进列表，最后取平均。
+# %% [markdown] exercise="error_analysis" hint="ideal" lang="en"
+# A list that finds only the so-so product must not score 1. The ideal list is made of all graded products of the query, found or not.
+# %% [markdown] exercise="error_analysis" hint="ideal" lang="zh" of="00000000"
+# 只召回了一件“凑合”的商品，不该得 1 分。理想列表要用该查询全部有等级的商品来排，不管召回了没有。
+# %% [markdown] exercise="error_analysis" hint="discount" lang="en"
+# Two hits at ranks 2 and 3 outweigh one hit at rank 1: $1/\log_2 3+1/\log_2 4>1/\log_2 2$. Check the discount: rank $r$, counted from 1, is divided by $\log_2(r+1)$.
+# %% [markdown] exercise="error_analysis" hint="discount" lang="zh" of="00000000"
+# 第 2、3 名两次命中，合起来胜过第 1 名一次命中：$1/\log_2 3+1/\log_2 4>1/\log_2 2$。请检查折损：名次 $r$ 从 1 数起，除以 $\log_2(r+1)$。
+# %% [markdown] exercise="error_analysis" hint="missing" lang="en"
+# A query that one run leaves unanswered is the worst failure there is. It scores 0 for that run; it must not drop out of the comparison.
+# %% [markdown] exercise="error_analysis" hint="missing" lang="zh" of="00000000"
+# 一条结果都没有，是最糟糕的失败。该路应当记 0 分参与比较，不能把这条查询悄悄丢掉。
+# %% [markdown] exercise="error_analysis" hint="margin" lang="en"
+# A gap of at most `margin`, in either direction, is a tie: nobody notices it, and counting it as a win counts noise.
+# %% [markdown] exercise="error_analysis" hint="margin" lang="zh" of="00000000"
+# 差距在 `margin` 以内（无论正负）都算平手：用户感觉不到，算作胜负只是在数噪声。
+# %% [markdown] exercise="error_analysis" hint="cutoff" lang="en"
+# What stands below rank $k$ does not count, neither in the ranking nor in the ideal list; both sums stop at `k`. All else follows the definition: sorted ids, each query on one side.
+# %% [markdown] exercise="error_analysis" hint="cutoff" lang="zh" of="00000000"
+# 第 $k$ 名之后的商品一律不计，排序结果和理想列表都只累加到 `k`。其余按定义来：编号升序，每条查询只归一边。
+# %% [markdown] exercise="error_analysis" hint="gap" lang="en"
+# `gap` is the mean of semantic minus keyword over *all* queries of the kind. Ties belong in, with their small gaps, and a negative mean says that keyword search is ahead.
+# %% [markdown] exercise="error_analysis" hint="gap" lang="zh" of="00000000"
+# `gap` 是这一类**全部**查询上“语义 − 关键词”的平均值。平手的查询也要带着各自的小差距算进去；平均值为负，说明关键词领先。
+# %% [markdown] lang="en"
+# ## 6. Teach the encoder the shop's own words
+#
+# MiniLM has read a billion sentence pairs, but none from Persimmon, where *top-grade hide* means leather. Fine-tune it on (query, clicked
+# title) pairs: in a batch of $B$ pairs each query must pick its own title among all $B$. With unit vectors $q_i, d_j$ (each of length $D$),
+#
+# $$L=-\frac1B\sum_{i=1}^{B}\log\frac{\exp(q_i\cdot d_i/\tau)}{\sum_{j\in N_i}\exp(q_i\cdot d_j/\tau)}$$
+#
+# $\tau$ is the temperature (a number). $N_i$ holds $i$ itself and every $j$ that is **not** right for query $i$: `same[i, j]` is True where title $j$
+# is a known positive of query $i$. Some 100 steps of AdamW in batches of 16 to 32, learning rate about $5\cdot10^{-5}$, are plenty.
+# `encoder.embed(encoder.tokenize(texts))` has gradients, `encoder.encode(texts)` has none. **Write both functions.**
+# %% [markdown] lang="zh" of="00000000"
+# ## 6. 教编码器听懂柿集的行话
+#
+# MiniLM 读过十亿个句对，却没有一条来自柿集，不知道 *top-grade hide* 说的就是真皮。请用（查询，被点击的商品标题）对来微调：
+# 一个批次有 $B$ 对，每个查询都要从 $B$ 个标题里认出自己的那一个。设 $q_i, d_j$ 是长度为 1 的 $D$ 维向量，
+#
+# $$L=-\frac1B\sum_{i=1}^{B}\log\frac{\exp(q_i\cdot d_i/\tau)}{\sum_{j\in N_i}\exp(q_i\cdot d_j/\tau)}$$
+#
+# $\tau$ 是温度系数（标量）。$N_i$ 包含 $i$ 自己，以及所有对查询 $i$ **不相关**的 $j$：`same[i, j]` 为 True，表示标题 $j$ 是查询 $i$ 的已知正样本。
+# 用 AdamW、批大小 16 到 32、学习率 $5\cdot10^{-5}$ 左右，一百步上下就够了。
+# `encoder.embed(encoder.tokenize(texts))` 带梯度，`encoder.encode(texts)` 不带。**请写出两个函数。**
