@@ -133,7 +133,8 @@ class GradingClient(NotebookClient):
                 task.result()
                 return
             self.slow.append(self._where(index))
-            await self.manager.interrupt_kernel()
+            with contextlib.suppress(RuntimeError):  # it has just ended by itself
+                await self.manager.interrupt_kernel()
             await asyncio.wait({task}, timeout=OBEY_SECONDS)
             if task.done():
                 task.result()
@@ -191,9 +192,9 @@ class GradingClient(NotebookClient):
     async def _obeys(self) -> bool:
         """Interrupt a call that takes too long, and say whether the kernel answers afterwards."""
         assert self.kc is not None
-        await self.manager.interrupt_kernel()
-        request = self.kc.kernel_info()
         with contextlib.suppress(Exception):
+            await self.manager.interrupt_kernel()
+            request = self.kc.kernel_info()
             async with asyncio.timeout(OBEY_SECONDS):
                 while True:
                     reply = await self.kc.shell_channel.get_msg(timeout=OBEY_SECONDS)
