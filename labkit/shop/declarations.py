@@ -149,8 +149,8 @@ def _split(text: Any, separator: str = ";") -> tuple[str, ...]:
 
 
 def _words(text: str) -> Words:
-    listed, _, asked = str(text).partition("|")
-    return Words(_split(listed), _split(asked) or _split(listed))
+    listed, bar, asked = str(text).partition("|")
+    return Words(_split(listed), _split(asked if bar else listed))
 
 
 def _attributes(*files: dict[str, Any]) -> dict[str, Attribute]:

@@ -81,7 +81,7 @@ def _stuffed(listing: Listing, noun: str, phrases: dict[str, str], dice: Dice) -
     shown = _shown(listing, phrases, dice, 0.75)
     nouns = [noun, *dice.some([other for other in listing.category.nouns.listed if other != noun], 1)]
     if dice.happens(0.15):
-        nouns.append(dice.one(listing.category.nouns.asked))
+        nouns += [word for word in [dice.one(listing.category.nouns.asked)] if word not in nouns]
     tags = dice.some(listing.department.tags, 3)
     words = [*nouns, *shown, *tags] if dice.happens(0.5) else [*shown, *nouns, *tags]
     title = f"{' '.join(map(_capital, words))} {listing.brand} {listing.line if dice.happens(0.5) else ''}"

@@ -15,12 +15,12 @@ from labkit.shop.relevance import Constraint, Facts, Intent, ceilings
 
 # How often each kind is typed; the numbers are shares of the query set.
 KINDS = {
-    "plain": 0.14,
-    "synonym": 0.17,
-    "attribute": 0.19,
+    "plain": 0.12,
+    "synonym": 0.18,
+    "attribute": 0.18,
     "brand": 0.13,
-    "vague": 0.14,
-    "typo": 0.1,
+    "vague": 0.15,
+    "typo": 0.11,
     "long_tail": 0.13,
 }
 SPLITS = {"train": 0.6, "valid": 0.15, "test": 0.25}
@@ -119,7 +119,7 @@ class Shoppers:
         while True:
             product = dice.one(self.products)
             category = self.categories[product.category]
-            noun = dice.ranked(category.nouns.asked[:2], steepness=2)
+            noun = dice.ranked(category.nouns.usual, steepness=2)
             brand, line, model = product.brand.lower(), product.line.lower(), product.model
             roll = dice.between(0, 1)
             if product.model and roll < 0.45:
@@ -165,8 +165,9 @@ class Shoppers:
         sources = [self.drafts_for_typos(kind) for kind in ("plain", "attribute", "synonym", "brand")]
         while True:
             text, intent = next(sources[dice.weighted([0.35, 0.35, 0.15, 0.15])])
-            if intent.model is None:
-                yield _misspelt(text, dice), intent
+            misspelt = _misspelt(text, dice)
+            if intent.model is None and misspelt != text:  # a model number with a typo may be another model
+                yield misspelt, intent
 
     def drafts_for_typos(self, kind: str) -> Iterator[Draft]:
         dice = Dice(self.seed, "queries", "typo", kind)
@@ -205,8 +206,10 @@ class Shoppers:
         return [n for n, value in product.attributes.items() if category.attributes[n].values[value].shared]
 
     def _value(self, category: Category, dice: Dice) -> tuple[str, str]:
-        name = dice.one(list(category.attributes))
-        return name, dice.one(list(category.attributes[name].values))
+        said = [
+            (n, v) for n, a in category.attributes.items() for v, words in a.values.items() if words.asked
+        ]
+        return dice.one(said)
 
 
 def make_queries(
@@ -243,7 +246,7 @@ def _answerable(drafts: Iterator[Draft], quota: int, facts: Facts, seen: set[str
 
 
 def _split(queries: list[Query]) -> list[Query]:
-    """Deal the queries out in rounds of twenty, so that the shares are exact overall and close within a kind."""
+    """Deal the queries out in rounds of twenty: the shares are exact overall and close within a kind."""
     names = [name for name, share in SPLITS.items() for _ in range(round(20 * share))]
     dealt = [names[(7 * place) % 20] for place in range(len(queries))]  # 7 and 20 share no factor
     return [Query(q.text, q.kind, q.intent, name) for q, name in zip(queries, dealt, strict=True)]
