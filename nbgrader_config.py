@@ -1,10 +1,11 @@
 """nbgrader's configuration: its folders are the course's, so every nbgrader command works in this folder."""
 
 from nbconvert.preprocessors import CSSHTMLHeaderPreprocessor
-from nbgrader.preprocessors import GetGrades
+from nbgrader.preprocessors import AssignLatePenalties, CheckCellMetadata, GetGrades, SaveAutoGrades
 from traitlets.config import get_config
 
 from autograder.feedback import HideLateOutput
+from autograder.preprocessor import GradeInSandbox
 
 c = get_config()  # type: ignore[no-untyped-call]
 
@@ -17,6 +18,10 @@ c.CourseDirectory.feedback_directory = "feedback"
 
 # Feedback pages leave out what a submission printed after hidden tests had called it.
 c.GenerateFeedback.preprocessors = [GetGrades, HideLateOutput, CSSHTMLHeaderPreprocessor]
+
+# `nbgrader autograde` and formgrader's button run submissions in the sandbox, as `autograder grade` does
+# (which is faster for a whole class).
+c.Autograde.autograde_preprocessors = [GradeInSandbox, SaveAutoGrades, AssignLatePenalties, CheckCellMetadata]
 
 # A deleted test cell comes back instead of waiting for manual grading for ever.
 c.OverwriteCells.add_missing_cells = True

@@ -263,6 +263,8 @@ def test_nbgraders_own_autograde_agrees(course, results, tmp_path):
     honest = ["right", "wrong", "raises", "renamed_function"]
     root = small.make_course(tmp_path / "course-root")
     GradebookWriter(root).register(small.source())
+    config = root / "nbgrader_config.py"
+    config.write_text(config.read_text() + "del c.Autograde.autograde_preprocessors\n")
     for student in honest:
         small.submit(root, student, SUBMISSIONS[student])
     command = [sys.executable, "-m", "nbgrader", "autograde", small.ASSIGNMENT]
@@ -270,6 +272,21 @@ def test_nbgraders_own_autograde_agrees(course, results, tmp_path):
     ours, theirs = cell_scores(course, honest), cell_scores(root, honest)
     assert ours == theirs
     assert len(ours) == 5 * len(honest)
+
+
+def test_nbgraders_autograde_command_runs_in_the_sandbox(course, results, tmp_path):
+    """With the course's configuration, as formgrader's button does it."""
+    root = small.make_course(tmp_path / "course-root")
+    GradebookWriter(root).register(small.source())
+    students = ["right", "wrong", "exits"]
+    for student in students:
+        small.submit(root, student, SUBMISSIONS[student])
+    command = [sys.executable, "-m", "nbgrader", "autograde", small.ASSIGNMENT]
+    subprocess.run(command, cwd=root, env=environment(), check=True, capture_output=True)
+    assert cell_scores(root, students) == cell_scores(course, students)
+    graded = root / "autograded" / "exits" / small.ASSIGNMENT / "homework.ipynb"
+    assert "exit code 3" in graded.read_text()
+    assert "rng.integers" not in graded.read_text()
 
 
 def test_the_command_line(course, results):
