@@ -233,7 +233,11 @@ def _progress(title: str, quiet: bool) -> Iterator[tuple[Any, Any]]:
     )
     with Progress(*columns, console=err, disable=quiet, transient=True) as bar:
         task = bar.add_task("Warming up (5 to 10 s)", total=None)
-        yield (
-            lambda total: bar.update(task, total=total, description=title),
-            lambda: bar.advance(task),
-        )
+        try:
+            yield (
+                lambda total: bar.update(task, total=total, description=title),
+                lambda: bar.advance(task),
+            )
+        except KeyboardInterrupt:
+            bar.stop()
+            _fail("Stopped. What was written is kept; run the command again to go on.")

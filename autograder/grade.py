@@ -21,6 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 from nbformat import NotebookNode
 
 from autograder import report
@@ -236,6 +237,12 @@ def find_jobs(
     return jobs
 
 
+def default_workers(limits: Limits) -> int:
+    """One for each processor, but no more than can each use all the memory that a submission may use."""
+    processors = len(os.sched_getaffinity(0))
+    return max(1, min(processors, psutil.virtual_memory().available // (limits.memory_mb * 2**20)))
+
+
 def submission_seed(run_seed: int, student: str) -> int:
     """The seed of one student's test inputs, from the run's seed; recorded with the result.
 
@@ -271,17 +278,19 @@ def run_jobs(setup: Setup, jobs: Iterable[Job], workers: int) -> Iterator[Graded
 def _run_batch(
     setup: Setup, jobs: list[Job], workers: int, alone: bool, suspects: list[Job]
 ) -> Iterator[Graded | SubmissionResult]:
-    context = multiprocessing.get_context("spawn")
     queue = list(reversed(jobs))
     while queue:
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(setup,))
-        running: dict[Future[Graded], Job] = {}
-        broken = False
-        with pool:
-            while (queue and not broken) or running:
+        with _pool(setup, workers) as pool:
+            running: dict[Future[Graded], Job] = {}
+            broken = False
+            while running or (queue and not broken):
                 while queue and not broken and len(running) < workers:
                     job = queue.pop()
-                    running[pool.submit(_work, job)] = job
+                    try:
+                        running[pool.submit(_work, job)] = job
+                    except BrokenProcessPool:
+                        broken = True
+                        queue.append(job)
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     job = running.pop(future)
@@ -297,11 +306,28 @@ def _run_batch(
                         yield _failed(setup, job, f"{type(error).__name__}: {error}")
 
 
+@contextlib.contextmanager
+def _pool(setup: Setup, workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes; when the block is left by an exception (Ctrl-C) they are ended and not waited for."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(setup,))
+    try:
+        yield pool
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 _worker: tuple[Setup, dict[str, Source]] | None = None  # set once in each worker process
 
 
 def _start_worker(setup: Setup) -> None:
     global _worker
+    # Out of the terminal's group: Ctrl-C is for the main process, and nbclient would end a kernel on it.
+    os.setsid()
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (WORKER_MEMORY, hard))
     _worker = (setup, load_sources(setup.root, setup.assignment))
@@ -340,7 +366,7 @@ def grade_assignment(
         root: the course root.
         assignment: such as ``05_search``.
         submitted: folder with ``<student>/<assignment>/``; by default the gradebook's own.
-        workers: submissions at once; by default one for each processor.
+        workers: submissions at once; by default one for each processor, if memory allows.
         limits: of each submission.
         run_seed: seed from which the seeds of test inputs are derived; by default a new one.
         again: also grade what was graded before and has not changed.
@@ -375,7 +401,7 @@ def grade_assignment(
     on_start(len(todo), len(results))
     if todo:
         writer.register(next(iter(sources.values())))
-        count = min(workers or os.cpu_count() or 1, len(todo))
+        count = min(workers or default_workers(limits or Limits()), len(todo))
         with warm_setup(root, assignment, limits or Limits(), trusted) as setup:
             for outcome in run_jobs(setup, todo, count):
                 result = outcome.result if isinstance(outcome, Graded) else outcome
