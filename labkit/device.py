@@ -36,15 +36,17 @@ def choose_device(name: str | None = None) -> Device:
         The device with its number format and the reason, ready to print.
 
     Raises:
-        ValueError: ``name`` asks for a GPU that this machine does not have. Falling back to the CPU in silence
-            would turn minutes into hours.
+        ValueError: ``name`` asks for a GPU that this machine does not have. Falling back to the CPU in
+            silence would turn minutes into hours.
 
     Example:
         >>> choose_device("cpu").device
         device(type='cpu')
     """
     if name is not None and torch.device(name).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"The device {name!r} was asked for, but PyTorch sees no CUDA GPU; use 'cpu' or leave it out.")
+        raise ValueError(
+            f"The device {name!r} was asked for, but PyTorch sees no CUDA GPU; use 'cpu' or leave it out."
+        )
     if name is None and torch.cuda.is_available():
         name = "cuda"
     if name is not None and torch.device(name).type == "cuda":
@@ -53,6 +55,12 @@ def choose_device(name: str | None = None) -> Device:
             return Device(torch.device(name), torch.bfloat16, f"{card} multiplies bf16 matrices in hardware")
         return Device(torch.device(name), torch.float32, f"{card} has no bf16 units")
     if torch.cpu._is_avx512_bf16_supported():
-        return Device(torch.device("cpu"), torch.bfloat16, "no GPU was found, and this CPU has AVX-512 bf16 instructions")
+        return Device(
+            torch.device("cpu"),
+            torch.bfloat16,
+            "no GPU was found, and this CPU has AVX-512 bf16 instructions",
+        )
     # Without those instructions bf16 on a CPU is emulated, and about nine times slower than float32.
-    return Device(torch.device("cpu"), torch.float32, "no GPU was found, and this CPU has no bf16 instructions")
+    return Device(
+        torch.device("cpu"), torch.float32, "no GPU was found, and this CPU has no bf16 instructions"
+    )
