@@ -68,9 +68,10 @@ class Attribute:
     label: str
     values: dict[str, Words]
     near: dict[str, tuple[str, ...]]  # value -> values a shopper would nearly accept
+    hard: bool  # a wrong value makes the product useless, as a case for another phone is
 
     def restricted(self, keys: tuple[str, ...]) -> Attribute:
-        return Attribute(self.name, self.label, {key: self.values[key] for key in keys}, self.near)
+        return Attribute(self.name, self.label, {key: self.values[key] for key in keys}, self.near, self.hard)
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ def _words(text: str) -> Words:
 def _attributes(*files: dict[str, Any]) -> dict[str, Attribute]:
     attributes: dict[str, Attribute] = {}
     labels = {name: label for file in files for name, label in file.get("labels", {}).items()}
+    hard = {name for file in files for name in file.get("hard", [])}
     for file in files:
         for name, entries in file.get("attributes", {}).items():
             values = {str(key): _words(text) for key, text in entries.items()}
@@ -167,7 +169,9 @@ def _attributes(*files: dict[str, Any]) -> dict[str, Attribute]:
                 key: tuple(b if a == key else a for a, b in pairs if key in (a, b))
                 for key in values
             }  # fmt: skip
-            attributes[name] = Attribute(name, labels.get(name, name.replace("_", " ")), values, near)
+            attributes[name] = Attribute(
+                name, labels.get(name, name.replace("_", " ")), values, near, name in hard
+            )
     return attributes
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
@@ -13,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from platformdirs import user_cache_path
 
+from labkit.home import home
 from labkit.shop.declarations import departments
 from labkit.shop.products import Product, make_products
 from labkit.shop.queries import Query, make_queries
@@ -108,7 +107,7 @@ def load(size: str = "small", seed: int = 0) -> Market:
         raise ValueError(f"There is no market of size {size!r}; choose one of {', '.join(map(repr, SIZES))}.")
     if seed < 0:
         raise ValueError(f"The seed is {seed}, but it must be 0 or more.")
-    folder = _home() / "shop" / f"{version()}-{size}-{seed}"
+    folder = home() / "shop" / f"{version()}-{size}-{seed}"
     if not (folder / "market.json").exists():
         market = _generate_with_progress(size, seed)
         _store(market, folder)
@@ -141,10 +140,6 @@ def version() -> str:
     for path in sorted([*here.glob("*.py"), *here.glob("catalogue/*.yaml")], key=lambda path: path.name):
         digest.update(path.name.encode() + path.read_bytes().replace(b"\r\n", b"\n"))
     return digest.hexdigest()[:10]
-
-
-def _home() -> Path:
-    return Path(os.environ.get("LABKIT_HOME") or user_cache_path("labkit"))
 
 
 def _generate_with_progress(size: str, seed: int) -> Market:

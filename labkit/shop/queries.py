@@ -16,12 +16,12 @@ from labkit.shop.relevance import Constraint, Facts, Intent, ceilings
 # How often each kind is typed; the numbers are shares of the query set.
 KINDS = {
     "plain": 0.12,
-    "synonym": 0.18,
-    "attribute": 0.18,
-    "brand": 0.13,
-    "vague": 0.15,
-    "typo": 0.11,
-    "long_tail": 0.13,
+    "synonym": 0.16,
+    "attribute": 0.19,
+    "brand": 0.15,
+    "vague": 0.13,
+    "typo": 0.1,
+    "long_tail": 0.15,
 }
 SPLITS = {"train": 0.6, "valid": 0.15, "test": 0.25}
 MIN_USEFUL = 3  # products with grade 2 or 3 that a query must have
@@ -100,7 +100,7 @@ class Shoppers:
             product = dice.one(self.products)
             category = self.categories[product.category]
             names = self._speakable(category, product)
-            chosen = dice.some(names, 1 + dice.below(2))
+            chosen = dice.some(names, 1 + dice.weighted([0.35, 0.65]))
             words = [
                 _exact_word(category.attributes[name], product.attributes[name], dice) for name in chosen
             ]
@@ -122,7 +122,7 @@ class Shoppers:
             noun = dice.ranked(category.nouns.usual, steepness=2)
             brand, line, model = product.brand.lower(), product.line.lower(), product.model
             roll = dice.between(0, 1)
-            if product.model and roll < 0.45:
+            if product.model and roll < 0.55:
                 text = dice.one(
                     [f"{brand} {model.lower()}", model, f"{line} {model.lower()}", f"{model.lower()} {noun}"]
                 )
@@ -156,10 +156,7 @@ class Shoppers:
                     key: cost for value in values for key, cost in _wanted(holder, name, value).accept.items()
                 }
                 must[name] = Constraint({**accept, **dict.fromkeys(values, 0)})
-            best = ceilings(served)
-            if len(served) == 1 and must:
-                best = {served[0].name: 3}
-            yield say, Intent(best, must)
+            yield say, Intent(ceilings(served), must)
 
     def _typo(self, dice: Dice) -> Iterator[Draft]:
         sources = [self.drafts_for_typos(kind) for kind in ("plain", "attribute", "synonym", "brand")]
@@ -253,8 +250,10 @@ def _split(queries: list[Query]) -> list[Query]:
 
 
 def _wanted(category: Category, name: str, value: str, otherwise: int = 2) -> Constraint:
-    near = category.attributes[name].near.get(value, ())
-    return Constraint({**dict.fromkeys(near, 1), value: 0}, otherwise)
+    attribute = category.attributes[name]
+    extra = 1 if attribute.hard else 0
+    near = dict.fromkeys(attribute.near.get(value, ()), 1 + extra)
+    return Constraint({**near, value: 0}, (2 if attribute.hard else otherwise) + extra)
 
 
 def _exact_word(attribute: Attribute, value: str, dice: Dice) -> str:

@@ -110,8 +110,8 @@ def _query_of_sessions(queries: list[Query], count: int, seed: int) -> np.ndarra
     rng = stream(seed, "traffic")
     # 1 / (0.08 + u) is a long tail made with exact arithmetic: a few queries carry much of the traffic.
     weights = np.array([_TRAFFIC[q.kind] for q in queries]) / (0.08 + rng.random(len(queries)))
-    edges = np.cumsum(weights) / np.sum(weights)
-    return np.minimum(np.searchsorted(edges, rng.random(count), side="right"), len(queries) - 1)
+    edges = np.cumsum(weights)  # summed in order, unlike np.sum, whose order depends on the processor
+    return np.minimum(np.searchsorted(edges, edges[-1] * rng.random(count), side="right"), len(queries) - 1)
 
 
 def _times(count: int, seed: int) -> np.ndarray:
