@@ -78,7 +78,7 @@ class Shoppers:
                     if dice.happens(0.35):
                         name, value = self._value(category, dice)
                         word = dice.ranked(category.attributes[name].values[value].asked)
-                        text, must = _phrase(noun, [word], dice), {name: _wanted(category, name, value)}
+                        text, must = _phrase(noun, [word], dice), {name: _wanted(category, name, value, word)}
                     yield text, Intent(ceilings([category]), must)
                 else:
                     private = [
@@ -92,7 +92,7 @@ class Shoppers:
                     name, value = dice.one(private)
                     word = dice.one(category.attributes[name].values[value].private)
                     noun = dice.ranked(category.nouns.asked)
-                    must = {name: _wanted(category, name, value)}
+                    must = {name: _wanted(category, name, value, word)}
                     yield _phrase(noun, [word], dice), Intent(ceilings([category]), must)
 
     def _attribute(self, dice: Dice) -> Iterator[Draft]:
@@ -104,7 +104,10 @@ class Shoppers:
             words = [
                 _exact_word(category.attributes[name], product.attributes[name], dice) for name in chosen
             ]
-            must = {name: _wanted(category, name, product.attributes[name]) for name in chosen}
+            must = {
+                name: _wanted(category, name, product.attributes[name], word)
+                for name, word in zip(chosen, words, strict=True)
+            }
             text = _phrase(dice.ranked(category.nouns.usual, steepness=2), words, dice)
             cap = None
             if len(chosen) == 1 and dice.happens(0.4):
@@ -189,7 +192,7 @@ class Shoppers:
             for place, name in enumerate(chosen):
                 value = product.attributes[name]
                 words.append(_exact_word(category.attributes[name], value, dice))
-                must[name] = _wanted(category, name, value, otherwise=2 if place == 0 else 1)
+                must[name] = _wanted(category, name, value, words[-1], otherwise=2 if place == 0 else 1)
             text = _phrase(dice.ranked(category.nouns.usual, steepness=2), words, dice)
             if branded:
                 text = f"{product.brand.lower()} {text}"
@@ -249,11 +252,14 @@ def _split(queries: list[Query]) -> list[Query]:
     return [Query(q.text, q.kind, q.intent, name) for q, name in zip(queries, dealt, strict=True)]
 
 
-def _wanted(category: Category, name: str, value: str, otherwise: int = 2) -> Constraint:
+def _wanted(category: Category, name: str, value: str, word: str = "", otherwise: int = 2) -> Constraint:
+    """What somebody accepts who means ``value``, or every value that ``word`` may stand for."""
     attribute = category.attributes[name]
     extra = 1 if attribute.hard else 0
-    near = dict.fromkeys(attribute.near.get(value, ()), 1 + extra)
-    return Constraint({**near, value: 0}, (2 if attribute.hard else otherwise) + extra)
+    meant = [value, *(key for key, words in attribute.values.items() if word in words.asked)]
+    near = [other for key in meant for other in attribute.near.get(key, ())]
+    accept = {**dict.fromkeys(near, 1 + extra), **dict.fromkeys(meant, 0)}
+    return Constraint(accept, (2 if attribute.hard else otherwise) + extra)
 
 
 def _exact_word(attribute: Attribute, value: str, dice: Dice) -> str:
