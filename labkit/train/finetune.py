@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +17,38 @@ from labkit.train.losses import bce, info_nce
 
 def fine_tune(
     encoder: BiEncoder,
-    pairs: Sequence[tuple[str, str]],
+    pairs: Sequence[tuple[str, ...]],
     config: TrainConfig | None = None,
     valid: Callable[[BiEncoder], float] | None = None,
     checkpoint: str | Path | None = None,
-    also_positive: Sequence[tuple[str, str]] = (),
+    not_negative: Iterable[tuple[str, str]] = (),
     progress: bool = True,
 ) -> History:
     """Teach an encoder which products belong to which queries, by InfoNCE with in-batch negatives.
 
-    In a batch every other pair's product serves as a negative. Where it is known to be right for the query as
-    well (the two stand together in ``pairs`` or ``also_positive``), it is left out instead of pushed away:
-    with a shop's few popular products that happens in most batches.
+    In a batch every other example's products serve as negatives. Where one is known to be right for the query
+    as well (the two stand together in ``pairs`` or ``not_negative``) it is left out instead of pushed away.
+    In a shop that matters: "running shoes" fits hundreds of products, so a random one from the batch is often
+    a false negative, and a model that learns to push those away ends up worse than it began.
 
     Args:
         encoder: trained in place.
-        pairs: (query, product text), at least 2; a pair may repeat, to count more.
+        pairs: (query, right product) or (query, right product, wrong product), all of one length, at least 2;
+            the wrong product is a hard negative that always counts for its own query. An example may repeat,
+            to weigh more.
         config: how to train.
         valid: measures the encoder, higher is better; called before training, after each epoch (or every
             ``config.evaluate_every`` steps) and at the end, when the best weights are put back.
         checkpoint: a file to keep the run in; the same call resumes from it. It is left there when the run
             ends, and calling once more returns the finished result at once.
-        also_positive: more (query, product text) that are right, not to be trained on but not to be negatives
-            either.
+        not_negative: (query, product text) not to be used as in-batch negatives, beyond those in ``pairs``.
         progress: show a bar.
 
     Returns:
         Losses and validations.
 
     Raises:
-        ValueError: fewer than two pairs, or the checkpoint belongs to another run.
+        ValueError: fewer than two examples, or of mixed length; or the checkpoint belongs to another run.
         FloatingPointError: the loss is not a finite number.
 
     Example:
@@ -59,20 +61,31 @@ def fine_tune(
     config = config or TrainConfig()
     if len(pairs) < 2:
         raise ValueError(f"In-batch negatives need at least two pairs, not {len(pairs)}.")
-    right = set(map(tuple, pairs)) | set(map(tuple, also_positive))
+    if {len(pair) for pair in pairs} not in ({2}, {3}):
+        raise ValueError(
+            "Examples are all (query, right product) or all (query, right product, wrong product)."
+        )
+    spared = {(pair[0], pair[1]) for pair in pairs} | {(query, product) for query, product in not_negative}
     order = _Order(len(pairs), config)
     frozen = _freeze(encoder, config)
 
     def step_loss(step: int) -> torch.Tensor:
         batch = [pairs[i] for i in order.batch(step)]
-        queries = encoder.embed(encoder.tokenize([query for query, _ in batch], config.max_length))  # (B, D)
-        products = encoder.embed(encoder.tokenize([product for _, product in batch], config.max_length))
-        both = torch.tensor(
-            [[(query, product) in right for _, product in batch] for query, _ in batch], device=queries.device
-        )  # (B, B)
-        return info_nce(queries, products, config.temperature, positives=both)
+        asked = [pair[0] for pair in batch]
+        offered = [pair[1] for pair in batch] + [pair[2] for pair in batch if len(pair) == 3]
+        queries = encoder.embed(encoder.tokenize(asked, config.max_length))  # (B, D)
+        products = encoder.embed(encoder.tokenize(offered, config.max_length))  # (B or 2B, D)
+        mask = torch.tensor([[(query, product) in spared for product in offered] for query in asked])
+        mask[:, len(batch) :].fill_diagonal_(False)  # each query keeps the hard negative chosen for it
+        return info_nce(
+            queries,
+            products[: len(batch)],
+            config.temperature,
+            positives=mask.to(queries.device),
+            negatives=products[len(batch) :],
+        )
 
-    identity = _hash([list(map(list, pairs)), sorted(map(list, set(map(tuple, also_positive))))])
+    identity = _hash([list(map(list, pairs)), sorted(map(list, spared))])
     measure = None if valid is None else lambda: valid(encoder)
     try:
         return _run(encoder, step_loss, order, config, measure, checkpoint, identity, progress)

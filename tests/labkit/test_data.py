@@ -4,9 +4,11 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 
-from labkit.data import CHORUS, DataMissing, load_chorus, sources
+from labkit.data import CHORUS, DataMissing, click_rates, load_chorus, sources
 
 FOLDER = next(
     (
@@ -82,3 +84,24 @@ def test_chorus_is_found_in_the_home_folder_and_a_read_only_home_is_fine(tmp_pat
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "home"))
     sources._stated.clear()
     assert load_chorus().queries.height == 135
+
+
+def test_click_rates_recover_the_attraction_behind_the_positions():
+    generator = np.random.default_rng(0)
+    propensities = [1.0, 0.5, 0.25]
+    attraction = np.array([0.2, 0.8, 0.5])
+    # Product 0 is always shown first and product 1 mostly last: raw click rates put them in the wrong order.
+    position = np.concatenate(
+        [np.ones(40_000), generator.choice([2, 3], 40_000, p=[0.1, 0.9]), np.full(40_000, 2)]
+    )
+    product = np.repeat([0, 1, 2], 40_000)
+    seen = generator.random(120_000) < np.array(propensities)[position.astype(int) - 1]
+    clicked = seen & (generator.random(120_000) < attraction[product])
+    log = pl.DataFrame(
+        {"query_id": 3, "product_id": product, "position": position.astype(np.int16), "clicked": clicked}
+    )
+    table = click_rates(log, propensities)
+    np.testing.assert_allclose(table["rate"], attraction, atol=0.02)
+    assert table["shown"].to_list() == [40_000] * 3
+    with pytest.raises(ValueError, match="positions 1 to 3"):
+        click_rates(log, propensities[:2])

@@ -185,8 +185,14 @@ def test_true_positives_in_the_batch_are_left_out():
     crossed = [("sofa", "couch"), ("settee", "divan")]
     config = TrainConfig(batch_size=2)
     assert fine_tune(small(), crossed, config, progress=False).losses[0] > 0
-    also = [("sofa", "divan"), ("settee", "couch")]
-    assert fine_tune(small(), crossed, config, also_positive=also, progress=False).losses == [0.0]
+    spared = [("sofa", "divan"), ("settee", "couch")]
+    assert fine_tune(small(), crossed, config, not_negative=spared, progress=False).losses == [0.0]
+    # A hard negative counts for its own query even where it is spared as an in-batch negative.
+    hard = [("sofa", "couch", "lamp"), ("settee", "divan", "rug")]
+    spared += [("sofa", "lamp"), ("sofa", "rug"), ("settee", "lamp"), ("settee", "rug")]
+    assert fine_tune(small(), hard, config, not_negative=spared, progress=False).losses[0] > 0
+    with pytest.raises(ValueError, match="Examples are all"):
+        fine_tune(small(), [hard[0], crossed[0]], progress=False)
 
 
 def test_frozen_embeddings_stay_and_thaw():

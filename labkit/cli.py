@@ -1,0 +1,189 @@
+"""The ``labkit`` command: the learner's and the practitioner's way in."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from labkit.checkup import Check
+    from labkit.compare import Comparison
+
+# Nothing heavy is imported up here: `labkit --help` must answer at once.
+
+app = typer.Typer(
+    name="labkit",
+    help="Search and recommendation with large models: the course's laboratory.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+class Source(StrEnum):
+    shop = "shop"
+    chorus = "chorus"
+
+
+@app.command()
+def lab() -> None:
+    """Open JupyterLab on the first lesson."""
+    from labkit.learn.lab import open_lab
+
+    open_lab()
+
+
+@app.command()
+def progress() -> None:
+    """Show what you have solved so far."""
+    from labkit.learn.progress import print_progress
+
+    print_progress()
+
+
+@app.command()
+def search(
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Compare BM25, zero-shot, fine-tuned and hybrid search.")
+    ] = False,
+    data: Annotated[
+        Source, typer.Option(help="The simulated shop, or the real set Chorus Electronics.")
+    ] = Source.shop,
+    size: Annotated[str, typer.Option(help="Size of the simulated shop: tiny or small.")] = "small",
+    seed: Annotated[int, typer.Option(help="Seed of the simulated shop.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the fastest one when left out.")] = None,
+    figure: Annotated[Path, typer.Option(help="Where to save the figure (png, svg or pdf).")] = Path(
+        "search-comparison.png"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Compare ways to search on queries that none of them has seen, with intervals and tests."""
+    if not compare:
+        raise typer.BadParameter("say what to do with the search: add --compare.", param_hint="search")
+    if figure.suffix not in (".png", ".svg", ".pdf"):
+        raise typer.BadParameter(f"{figure} must end in .png, .svg or .pdf.", param_hint="--figure")
+    from labkit.compare import compare_chorus, compare_shop, save_figure
+
+    on_chorus = data is Source.chorus
+    comparison = compare_chorus(device=device) if on_chorus else compare_shop(size, seed, device)
+    saved = save_figure(comparison, figure)
+    if as_json:
+        typer.echo(json.dumps({**comparison.as_json(), "figure": str(saved)}))
+    else:
+        _show(comparison, saved)
+
+
+@app.command("data")
+def data_command(
+    size: Annotated[str, typer.Option(help="Size of the simulated shop: tiny or small.")] = "small",
+    seed: Annotated[int, typer.Option(help="Seed of the simulated shop.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Make the simulated shop, and list the data sets that are here and that are missing."""
+    from labkit.data import DATA_SETS, DataMissing, locate
+    from labkit.shop import load
+
+    market = load(size, seed)
+    splits = dict(market.queries["split"].value_counts().iter_rows())
+    shop = {
+        "size": size,
+        "seed": seed,
+        "products": market.products.height,
+        "queries": splits,
+        "grades": market.qrels.height,
+        "impressions": market.sessions.height,
+        "clicks": int(market.sessions["clicked"].sum()),
+    }
+    sets: list[dict[str, Any]] = []
+    for known in DATA_SETS.values():
+        entry: dict[str, Any] = {"name": known.name, "what": known.title, "licence": known.licence}
+        try:
+            entry |= {"found": True, "where": str(locate(known))}
+        except DataMissing as missing:
+            entry |= {"found": False, "where": str(missing)}
+        sets.append(entry)
+    if as_json:
+        typer.echo(json.dumps({"shop": shop, "sets": sets}))
+        return
+    typer.echo(
+        f"The simulated shop ({size}, seed {seed}): {shop['products']:,} products; queries: "
+        + ", ".join(f"{splits[name]} {name}" for name in ("train", "valid", "test"))
+        + f"; {shop['grades']:,} grades; {shop['impressions']:,} impressions with {shop['clicks']:,} clicks."
+    )
+    for entry in sets:
+        typer.echo(
+            f"{entry['name']}: " + (f"found in {entry['where']}." if entry["found"] else entry["where"])
+        )
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check that this machine has what the course needs, and say what to do where it does not."""
+    from labkit.checkup import examine
+
+    checks = examine()
+    if as_json:
+        typer.echo(json.dumps([vars(check) for check in checks]))
+    else:
+        for check in checks:
+            typer.echo(f"{_mark(check)} {check.name}: {check.found}")
+    if any(check.needed and not check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+def _mark(check: Check) -> str:
+    if check.ok:
+        return "ok     "
+    return "MISSING" if check.needed else "without"
+
+
+def _show(comparison: Comparison, figure: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=comparison.title)
+    table.add_column("system")
+    for measure in comparison.measures:
+        table.add_column(measure, justify="right")
+        table.add_column("95 % interval", justify="center")
+    for row in zip(*comparison.measures.values(), strict=True):
+        cells = [cell for s in row for cell in (f"{s.mean:.3f}", f"{s.low:.3f} to {s.high:.3f}")]
+        table.add_row(row[0].name, *cells)
+    console.print(table)
+    tests = Table(title=f"Paired permutation tests on {next(iter(comparison.measures))}")
+    for name in ("comparison", "difference", "p", "p (Holm)"):
+        tests.add_column(name, justify="left" if name == "comparison" else "right")
+    for test in comparison.tests:
+        tests.add_row(
+            f"{test.better} over {test.than}",
+            f"{test.difference:+.3f}",
+            f"{test.p:.4f}",
+            f"{test.p_holm:.4f}",
+        )
+    console.print(tests)
+    for name, value in comparison.settings.items():
+        console.print(f"{name}: {value}", highlight=False)
+    spent = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in comparison.seconds.items())
+    console.print(f"time: {sum(comparison.seconds.values()):.0f} s ({spent})", highlight=False)
+    console.print(f"figure: {figure}", highlight=False)
+
+
+def main() -> None:
+    """Run the command; errors a user can mend come out as one sentence."""
+    try:
+        app()
+    except (ValueError, OSError, FloatingPointError) as error:
+        typer.echo(f"labkit: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
