@@ -767,22 +767,245 @@ for k, margin in [(10, 0.05), (3, 0.2)]:
 # %% [markdown] lang="en"
 # ## 6. Teach the encoder the shop's own words
 #
-# MiniLM has read a billion sentence pairs, but none from Persimmon, where *top-grade hide* means leather. Fine-tune it on (query, clicked
-# title) pairs: in a batch of $B$ pairs each query must pick its own title among all $B$. With unit vectors $q_i, d_j$ (each of length $D$),
+# Persimmon's marketing invents words: a *midorte* jacket is one that keeps the rain out, and sellers still write *IPX7*. MiniLM has read
+# a billion sentence pairs and none of these. Shoppers' clicks tell what is meant: (query, clicked title) pairs. In a batch of $B$ pairs each
+# query must pick its own title among all $B$; with vectors $q_i, d_j$ of length 1 and $D$ numbers each,
 #
 # $$L=-\frac1B\sum_{i=1}^{B}\log\frac{\exp(q_i\cdot d_i/\tau)}{\sum_{j\in N_i}\exp(q_i\cdot d_j/\tau)}$$
 #
-# $\tau$ is the temperature (a number). $N_i$ holds $i$ itself and every $j$ that is **not** right for query $i$: `same[i, j]` is True where title $j$
-# is a known positive of query $i$. Some 100 steps of AdamW in batches of 16 to 32, learning rate about $5\cdot10^{-5}$, are plenty.
-# `encoder.embed(encoder.tokenize(texts))` has gradients, `encoder.encode(texts)` has none. **Write both functions.**
+# $\tau$ is the temperature, a number. $N_i$ holds $i$ itself and every $j$ that is not right for query $i$; `same[i, j]` is True where title $j$ is known
+# to be right for query $i$, so `same[i, i]` is True. First look at the data that the next cell makes.
 # %% [markdown] lang="zh" of="00000000"
 # ## 6. 教编码器听懂柿集的行话
 #
-# MiniLM 读过十亿个句对，却没有一条来自柿集，不知道 *top-grade hide* 说的就是真皮。请用（查询，被点击的商品标题）对来微调：
-# 一个批次有 $B$ 对，每个查询都要从 $B$ 个标题里认出自己的那一个。设 $q_i, d_j$ 是长度为 1 的 $D$ 维向量，
+# 柿集的市场部爱造词：*midorte* 夹克就是不怕雨的夹克，卖家的标题里写的却还是 *IPX7*。MiniLM 读过十亿个句对，没见过一个这样的词。
+# 好在用户的点击说明了意思，这就有了（查询，被点击的标题）训练对。一个批次有 $B$ 对，每个查询要从 $B$ 个标题里认出自己的那一个；
+# $q_i, d_j$ 是长度为 1 的 $D$ 维向量，
 #
 # $$L=-\frac1B\sum_{i=1}^{B}\log\frac{\exp(q_i\cdot d_i/\tau)}{\sum_{j\in N_i}\exp(q_i\cdot d_j/\tau)}$$
 #
-# $\tau$ 是温度系数（标量）。$N_i$ 包含 $i$ 自己，以及所有对查询 $i$ **不相关**的 $j$：`same[i, j]` 为 True，表示标题 $j$ 是查询 $i$ 的已知正样本。
-# 用 AdamW、批大小 16 到 32、学习率 $5\cdot10^{-5}$ 左右，一百步上下就够了。
-# `encoder.embed(encoder.tokenize(texts))` 带梯度，`encoder.encode(texts)` 不带。**请写出两个函数。**
+# $\tau$ 是温度系数（标量）。$N_i$ 包含 $i$ 自己，以及所有对查询 $i$ 不相关的 $j$；`same[i, j]` 为 True 表示已知标题 $j$ 与查询 $i$ 相关，
+# 因此 `same[i, i]` 也是 True。先看看下一个单元格造出的数据长什么样。
+# %%
+WORDINGS = {  # what a made-up word stands for, in the words of three sellers
+    "midorte": ["waterproof", "IPX7 sealed", "storm-proof"],
+    "budorla": ["silent", "noise-free", "whisper-quiet"],
+    "sokiven": ["foldable", "space-saving", "slim"],
+    "rabuki": ["thermal", "fleece-lined", "insulated"],
+}
+THINGS = ["jacket", "backpack", "desk lamp", "fan", "speaker", "blanket", "kettle", "watch", "stroller", "heater"]
+RIGHT = {f"{word} {thing}": [f"Norrvik {w} {thing}, grey" for w in sold] for word, sold in WORDINGS.items() for thing in THINGS}
+HELD_OUT = sorted(RIGHT)[::4]  # queries that training never sees, though it sees their words elsewhere
+PAIRS = [(query, title) for query, titles in RIGHT.items() if query not in HELD_OUT for title in titles]
+TITLES = [title for titles in RIGHT.values() for title in titles]
+print(len(PAIRS), "training pairs such as", PAIRS[0], "and", len(HELD_OUT), "held-out queries such as", HELD_OUT[0])
+
+
+def trial(vectors):
+    """nDCG@10 of the held-out queries, from (their vectors, the titles' vectors)."""
+    ranked = np.argsort(-(vectors[0] @ vectors[1].T), axis=1)[:, :10]
+    gains = [[TITLES[j] in RIGHT[query] for j in row] for query, row in zip(HELD_OUT, ranked, strict=True)]
+    discount = 1 / np.log2(np.arange(2, 12))
+    return float(np.mean(gains @ discount) / discount[:3].sum())
+
+
+# %% [markdown] lang="en"
+# **Write both functions.** The encoder is `BiEncoder.from_pretrained("minilm")`; `encoder.embed(encoder.tokenize(texts))` returns a (B, D) tensor with
+# gradients, `encoder.encode(texts)` an array without. `encoder.train()` switches dropout on. About 30 steps of AdamW in batches of 16 to 32,
+# with a learning rate near $10^{-4}$, are enough; the grader stops you after a minute. `device.autocast()` halves the time on processors with bf16.
+# To see the effect, run `trial(fine_tune(PAIRS, HELD_OUT, TITLES))` in a cell of your own: MiniLM untouched reaches about 0.5, and the
+# grader, who invents other words, asks for 0.75.
+# %% [markdown] lang="zh" of="00000000"
+# **请写出两个函数。** 编码器用 `BiEncoder.from_pretrained("minilm")` 加载；`encoder.embed(encoder.tokenize(texts))` 返回带梯度的 (B, D) 张量，
+# `encoder.encode(texts)` 返回不带梯度的数组；`encoder.train()` 打开 dropout。用 AdamW 训练 30 步左右、批大小 16 到 32、学习率 $10^{-4}$ 上下就够了；
+# 评分时超过一分钟会被中断。处理器支持 bf16 时，`device.autocast()` 能省一半时间。
+# 想看效果，就自己加一个单元格运行 `trial(fine_tune(PAIRS, HELD_OUT, TITLES))`：未经微调的 MiniLM 大约 0.5；评分时会换一批新造的词，要求达到 0.75。
+# %% exercise="fine_tune" role="solution"
+from labkit.device import choose_device
+from labkit.models import BiEncoder
+
+
+def in_batch_loss(queries, titles, same, temperature=0.05):
+    """Contrastive loss with in-batch negatives.
+
+    queries, titles: (B, D) tensors of unit vectors. same: (B, B) bool tensor, as above. Returns a scalar tensor.
+    """
+    ### BEGIN SOLUTION
+    logits = queries @ titles.T / temperature  # (B, B)
+    others = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
+    logits = logits.masked_fill(others, -torch.inf)
+    return torch.nn.functional.cross_entropy(logits, torch.arange(len(same), device=logits.device))
+    ### END SOLUTION
+
+
+def fine_tune(pairs, queries, titles):
+    """Fine-tune MiniLM on pairs of (query, title), then encode with the result.
+
+    pairs: list of (query, title). queries, titles: lists of texts to encode. Returns two arrays, (Q, D) and (N, D).
+    """
+    torch.manual_seed(0)
+    device = choose_device()
+    encoder = BiEncoder.from_pretrained("minilm", device=str(device.device))
+    ### BEGIN SOLUTION
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-4)
+    right, size = set(map(tuple, pairs)), min(24, len(pairs))
+    encoder.train()
+    for _ in range(4):
+        order = torch.randperm(len(pairs)).tolist()
+        for start in range(0, len(order) - size + 1, size):
+            asked, shown = zip(*(pairs[i] for i in order[start : start + size]), strict=True)
+            with device.autocast():
+                q, d = encoder.embed(encoder.tokenize(asked)), encoder.embed(encoder.tokenize(shown))
+            same = torch.tensor([[(a, s) in right for s in shown] for a in asked], device=q.device)
+            loss = in_batch_loss(q.float(), d.float(), same)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return encoder.encode(queries), encoder.encode(titles)
+    ### END SOLUTION
+
+
+# %% exercise="fine_tune" role="test" points=2
+import math
+
+import numpy as np
+import torch
+
+from labkit.models import BiEncoder
+
+corner, alone = torch.eye(3), torch.eye(3, dtype=torch.bool)
+
+
+def loss(q, d, same, temperature):
+    return float(in_batch_loss(q, d, same, temperature=temperature))
+
+
+assert math.isfinite(loss(corner, corner, alone, 1.0)), "@own_positive"
+assert loss(corner, corner, alone, 1.0) < loss(corner, corner.roll(1, 0), alone, 1.0), "@own_title"
+assert loss(corner, corner, alone, 0.1) < 0.5 * loss(corner, corner, alone, 1.0), "@temperature"
+# Titles 0 and 1 are both right for queries 0 and 1: neither may push the other away.
+twins = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+both = torch.tensor([[True, True, False], [True, True, False], [False, False, True]])
+assert loss(twins, twins, both, 0.1) < 0.01, "@mask"
+# At temperature 1 a query sees its own title (score 1) and two others (score 0).
+assert np.isclose(loss(corner, corner, alone, 1.0), -math.log(math.e / (math.e + 2)), rtol=1e-4), "@value"
+
+pairs = [(f"{word} {thing}", f"{w} {thing}") for word, w in [("midorte", "waterproof"), ("budorla", "silent")]
+         for thing in ["jacket", "fan", "lamp", "watch", "tent", "boots", "kettle", "speaker"] * 2]
+texts = ["silent fan", "waterproof tent", "midorte lamp"]
+tuned, same_texts = (np.asarray(part, dtype=float) for part in fine_tune(pairs, texts, texts))
+plain = BiEncoder.from_pretrained("minilm").encode(texts)
+assert tuned.shape == plain.shape and np.abs(tuned - plain).max() > 1e-3, "@untouched"
+assert np.abs(tuned - same_texts).max() < 0.02, "@one_encoder"
+# %% exercise="fine_tune" role="hidden" points=4
+import math
+import os
+
+import numpy as np
+import torch
+
+from labkit.models import BiEncoder
+
+seed = int(os.environ.get("LABKIT_TEST_SEED", "0"))
+rng = np.random.default_rng(seed)
+size = int(rng.integers(5, 9))
+q, d = (torch.tensor(rng.normal(size=(size, 16)), dtype=torch.float32) for _ in "qd")
+q, d = q / q.norm(dim=1, keepdim=True), d / d.norm(dim=1, keepdim=True)
+own = torch.eye(size, dtype=torch.bool)
+same = own.clone()
+same[0, 1] = same[1, 0] = same[2, 0] = True
+
+
+def loss(q, d, same, temperature):
+    return float(in_batch_loss(q, d, same, temperature=temperature))
+
+
+def reference(q, d, same, temperature):
+    total = 0.0
+    for i in range(len(q)):
+        kept = [j for j in range(len(q)) if j == i or not same[i, j]]
+        scores = {j: math.exp(float(q[i] @ d[j]) / temperature) for j in kept}
+        total -= math.log(scores[i] / sum(scores.values()))
+    return total / len(q)
+
+
+assert math.isfinite(loss(q, d, own, 0.5)), "@own_positive"
+shuffled = torch.tensor(rng.permutation(size))
+assert loss(d, d, own, 0.5) < loss(d, d.roll(1, 0), own, 0.5), "@own_title"
+assert np.isclose(loss(q, d, own, 0.5), loss(q[shuffled], d[shuffled], own, 0.5), rtol=1e-3), "@own_title"
+assert loss(d, d, own, 0.05) < 0.5 * loss(d, d, own, 1.0), "@temperature"
+copies = d.clone()
+copies[1] = copies[0]
+assert loss(copies, copies, same, 0.3) < loss(copies, copies, own, 0.3) - 0.05, "@mask"
+for temperature in (0.05, 0.2):
+    assert np.isclose(loss(q, d, same, temperature), reference(q, d, same, temperature), rtol=1e-3), "@value"
+
+sold = [["waterproof", "IPX7 sealed", "storm-proof"], ["silent", "noise-free", "whisper-quiet"],
+        ["foldable", "space-saving", "slim"], ["thermal", "fleece-lined", "insulated"],
+        ["child-safe", "non-toxic", "rounded-edge"], ["cordless", "rechargeable", "battery-powered"]]
+things = ["jacket", "backpack", "desk lamp", "fan", "speaker", "blanket", "kettle", "watch", "stroller", "heater",
+          "camera", "vacuum cleaner"]
+syllables = ["nu", "vo", "la", "ki", "ra", "so", "te", "mi", "bu", "zan", "fel", "dor"]
+words = set()
+while len(words) < len(sold):
+    words.add("".join(rng.choice(syllables, 3, replace=False)))
+wants = [(word, wordings, thing) for word, wordings in zip(sorted(words), sold) for thing in things]
+held = {wants[i][0::2] for i in rng.permutation(len(wants))[:24]}
+brands = ["Norrvik", "Hexa", "Bassline", "Wrenfield", "Modulo", "Homeroost"]
+pairs = [(f"{w} {t}", f"{rng.choice(brands)} {s} {t}") for w, ss, t in wants if (w, t) not in held for s in ss]
+titles = [(w, t, f"{rng.choice(brands)} {s} {t}") for w, ss, t in wants for s in ss]
+queries = sorted(held)
+texts = [title for *_, title in titles]
+tuned, shelf = fine_tune(pairs, [*(f"{w} {t}" for w, t in queries), texts[0]], texts)
+tuned, shelf = np.asarray(tuned, dtype=float), np.asarray(shelf, dtype=float)
+plain = BiEncoder.from_pretrained("minilm").encode(texts[:1])
+assert tuned.shape[0] == len(queries) + 1 and np.abs(tuned[-1] - plain[0]).max() > 1e-3, "@untouched"
+assert np.abs(tuned[-1] - shelf[0]).max() < 0.02, "@one_encoder"
+ranked = np.argsort(-(tuned[:-1] @ shelf.T), axis=1)[:, :10]
+gains = np.array([[titles[j][:2] == query for j in row] for query, row in zip(queries, ranked)])
+discount = 1 / np.log2(np.arange(2, 12))
+assert (gains @ discount).mean() / discount[:3].sum() >= 0.75, "@learned"
+# %% [markdown] exercise="fine_tune" hint="1" lang="en"
+# The loss is a cross-entropy in disguise: row $i$ of the (B, B) matrix of scores is a classification among B titles, and the right class of row $i$ is $i$.
+# %% [markdown] exercise="fine_tune" hint="1" lang="zh" of="00000000"
+# 这个损失其实就是交叉熵：(B, B) 得分矩阵的第 $i$ 行是一个 B 选 1 的分类，正确类别就是 $i$。
+# %% [markdown] exercise="fine_tune" hint="2" lang="en"
+# `logits = queries @ titles.T / temperature`; write $-\infty$ where `same` is True *off the diagonal*; then `torch.nn.functional.cross_entropy(logits, torch.arange(B))`. In the loop: embed both sides, loss, `zero_grad`, `backward`, `step`.
+# %% [markdown] exercise="fine_tune" hint="2" lang="zh" of="00000000"
+# `logits = queries @ titles.T / temperature`；在 `same` 为 True 且**不在对角线上**的位置写入 $-\infty$；再调用 `torch.nn.functional.cross_entropy(logits, torch.arange(B))`。训练循环依次是：编码两边、算损失、`zero_grad`、`backward`、`step`。
+# %% [markdown] exercise="fine_tune" hint="3" lang="en"
+# For each batch: `asked, shown = zip(*batch)`; `q = encoder.embed(encoder.tokenize(asked))`, likewise `d`; `same = torch.tensor([[(a, s) in right for s in shown] for a in asked])` with `right = set(pairs)`. Four passes over shuffled batches of 24. At the end `return encoder.encode(queries), encoder.encode(titles)`.
+# %% [markdown] exercise="fine_tune" hint="3" lang="zh" of="00000000"
+# 对每个批次：`asked, shown = zip(*batch)`；`q = encoder.embed(encoder.tokenize(asked))`，`d` 同理；`same = torch.tensor([[(a, s) in right for s in shown] for a in asked])`，其中 `right = set(pairs)`。打乱后按 24 对一批，过四遍数据。最后 `return encoder.encode(queries), encoder.encode(titles)`。
+# %% [markdown] exercise="fine_tune" hint="own_positive" lang="en"
+# The loss is infinite or not a number: the query's own title was masked too. `same[i, i]` is True, but the diagonal must stay in.
+# %% [markdown] exercise="fine_tune" hint="own_positive" lang="zh" of="00000000"
+# 损失变成了无穷大或 NaN：查询自己的标题也被遮掉了。`same[i, i]` 虽然是 True，对角线却必须保留。
+# %% [markdown] exercise="fine_tune" hint="own_title" lang="en"
+# The right answer of row $i$ is column $i$, not column 0. A batch whose titles fit their queries must lose less than one whose titles are shifted by one place, and the order of the pairs must not matter.
+# %% [markdown] exercise="fine_tune" hint="own_title" lang="zh" of="00000000"
+# 第 $i$ 行的正确答案是第 $i$ 列，不是第 0 列。标题与查询配对正确的批次，损失应当小于标题整体错开一位的批次；批内各对的先后也不该影响损失。
+# %% [markdown] exercise="fine_tune" hint="temperature" lang="en"
+# Divide the scores by the temperature before the softmax. Cosines lie between −1 and 1: without it the best title can hardly get more than a few times the weight of the worst, and training has nothing to pull at.
+# %% [markdown] exercise="fine_tune" hint="temperature" lang="zh" of="00000000"
+# softmax 之前，得分要先除以温度系数。余弦相似度只在 −1 到 1 之间，不除的话，最好的标题和最差的权重差不了几倍，训练使不上劲。
+# %% [markdown] exercise="fine_tune" hint="mask" lang="en"
+# Another pair's title that is also right for this query was pushed away as if it were wrong. Where `same[i, j]` is True and $j \ne i$, title $j$ must not stand in the denominator.
+# %% [markdown] exercise="fine_tune" hint="mask" lang="zh" of="00000000"
+# 批内另一对的标题对这个查询也是对的，却被当成负样本推远了。`same[i, j]` 为 True 且 $j \ne i$ 时，标题 $j$ 不能出现在分母里。
+# %% [markdown] exercise="fine_tune" hint="value" lang="en"
+# The behaviour is right, the number is not. The loss is the *mean* over the B queries, with the natural logarithm, and each query looks over the titles (rows), not each title over the queries.
+# %% [markdown] exercise="fine_tune" hint="value" lang="zh" of="00000000"
+# 大方向对了，数值不对。损失是对 B 个查询取**平均**，用自然对数；而且是每个查询在各标题上做 softmax（按行），不是每个标题在各查询上做。
+# %% [markdown] exercise="fine_tune" hint="untouched" lang="en"
+# The vectors that came back are those of MiniLM before training. Does `optimizer.step()` run, for a batch that is really drawn? Do you return the encoder that was trained? Embeddings from `encode` have no gradients; train on `embed`.
+# %% [markdown] exercise="fine_tune" hint="untouched" lang="zh" of="00000000"
+# 返回的向量和训练前的 MiniLM 一模一样。`optimizer.step()` 执行了吗？循环里真的取到批次了吗？返回用的是训练过的那个编码器吗？`encode` 的输出不带梯度，训练要用 `embed`。
+# %% [markdown] exercise="fine_tune" hint="one_encoder" lang="en"
+# The same text came back with two different vectors, one as a query and one as a title. Encode both sides after training, with the same weights, and with dropout off (`encode` sees to that).
+# %% [markdown] exercise="fine_tune" hint="one_encoder" lang="zh" of="00000000"
+# 同一段文字，当查询和当标题得到了两个不同的向量。两边都要在训练**之后**、用同一套权重来编码，而且要关掉 dropout（`encode` 会自动处理）。
+# %% [markdown] exercise="fine_tune" hint="learned" lang="en"
+# The encoder changed, but it has not learned the new words well enough (nDCG@10 below 0.75 on queries it never saw). Run `trial(...)` and look at the loss: it should fall from about 1 to below 0.4. Too few steps, a learning rate far from $10^{-4}$, or tiny batches are the usual reasons.
+# %% [markdown] exercise="fine_tune" hint="learned" lang="zh" of="00000000"
+# 编码器变了，但新词学得还不够好（在没见过的查询上 nDCG@10 低于 0.75）。运行 `trial(...)` 并观察损失：它应当从 1 左右降到 0.4 以下。常见原因是步数太少、学习率离 $10^{-4}$ 太远，或者批太小。

@@ -1,0 +1,35 @@
+"""hint: one_encoder
+en: Encodes the titles before training, as if an index could be kept when the encoder changes.
+zh: 训练之前就编码好了标题：编码器变了，旧索引却还在用。
+"""
+from labkit.device import choose_device
+from labkit.models import BiEncoder
+
+
+def in_batch_loss(queries, titles, same, temperature=0.05):
+    logits = queries @ titles.T / temperature
+    others = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
+    logits = logits.masked_fill(others, -torch.inf)
+    return torch.nn.functional.cross_entropy(logits, torch.arange(len(same), device=logits.device))
+
+
+def fine_tune(pairs, queries, titles):
+    torch.manual_seed(0)
+    device = choose_device()
+    encoder = BiEncoder.from_pretrained("minilm", device=str(device.device))
+    stored = encoder.encode(titles)
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-4)
+    right, size = set(map(tuple, pairs)), min(24, len(pairs))
+    encoder.train()
+    for _ in range(4):
+        order = torch.randperm(len(pairs)).tolist()
+        for start in range(0, len(order) - size + 1, size):
+            asked, shown = zip(*(pairs[i] for i in order[start : start + size]), strict=True)
+            with device.autocast():
+                q, d = encoder.embed(encoder.tokenize(asked)), encoder.embed(encoder.tokenize(shown))
+            same = torch.tensor([[(a, s) in right for s in shown] for a in asked], device=q.device)
+            loss = in_batch_loss(q.float(), d.float(), same)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return encoder.encode(queries), stored
