@@ -32,20 +32,28 @@ class Source(StrEnum):
     chorus = "chorus"
 
 
-@app.command()
-def lab() -> None:
-    """Open JupyterLab on the first lesson."""
+class Language(StrEnum):
+    en = "en"
+    zh = "zh"
+
+
+Lang = Annotated[Language | None, typer.Option(help="Language; the one used last when left out.")]
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab(context: typer.Context, lang: Lang = None) -> None:
+    """Open JupyterLab on the first lesson; further options go to JupyterLab (such as --no-browser)."""
     from labkit.learn.lab import open_lab
 
-    open_lab()
+    raise typer.Exit(open_lab(context.args, _code(lang)))
 
 
 @app.command()
-def progress() -> None:
+def progress(lang: Lang = None) -> None:
     """Show what you have solved so far."""
-    from labkit.learn.progress import print_progress
+    from labkit.learn.progress import show_progress
 
-    print_progress()
+    raise typer.Exit(show_progress(_code(lang)))
 
 
 @app.command()
@@ -136,6 +144,10 @@ def doctor(as_json: AsJson = False) -> None:
             typer.echo(f"{_mark(check)} {check.name}: {check.found}")
     if any(check.needed and not check.ok for check in checks):
         raise typer.Exit(1)
+
+
+def _code(lang: Language | None) -> str | None:
+    return None if lang is None else lang.value
 
 
 def _mark(check: Check) -> str:
