@@ -8,7 +8,7 @@ permutation test.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
-from labkit.data import JudgedSearch, click_rates, load_chorus
+from labkit.data import load_chorus
+from labkit.data.pairs import judged_pairs, shop_pairs
 from labkit.device import choose_device
 from labkit.evaluate import bootstrap_interval, condense, evaluate_ranked, nDCG, paired_permutation_test
 from labkit.models import BiEncoder
 from labkit.rank import BM25, rrf, top_k, weighted_fusion
-from labkit.shop import Market, load
+from labkit.shop import load
 from labkit.text import stem, tokenize
 from labkit.train import TrainConfig, fine_tune
 
@@ -174,40 +174,6 @@ def compare_shop(size: str = "small", seed: int = 0, device: str | None = None) 
     )
 
 
-def shop_pairs(market: Market) -> tuple[list[tuple[str, ...]], set[tuple[str, str]]]:
-    """Training examples from the click log of the training queries, position bias removed.
-
-    Right products are those whose debiased click rate is high, wrong ones were shown often and rarely
-    clicked. No judgement is used: clicks are what a real shop has. Products of a right product's own category
-    are not taken as in-batch negatives, because most of them would be right as well.
-
-    Returns:
-        (query, right title, wrong title) examples, and the (query, title) pairs to spare.
-    """
-    queries = dict(market.queries_of("train").select("query_id", "text").iter_rows())
-    log = market.sessions.filter(pl.col("query_id").is_in(list(queries)))
-    rates = click_rates(log, market.propensities)
-    right = rates.filter((pl.col("rate") >= 0.3) & (pl.col("shown") >= 3) & (pl.col("clicks") >= 2))
-    ignored = rates.filter((pl.col("rate") <= 0.1) & (pl.col("shown") >= 8))
-    wrong: dict[int, list[int]] = {}
-    for query, item in ignored.select("query_id", "product_id").iter_rows():
-        wrong.setdefault(query, []).append(item)
-    titles, category = market.titles(), market.products["category"].to_list()
-    members: dict[str, list[str]] = {}
-    for title, name in zip(titles, category, strict=True):
-        members.setdefault(name, []).append(title)
-    generator = np.random.default_rng(0)
-    examples: list[tuple[str, ...]] = []
-    spared: set[tuple[str, str]] = set()
-    for query, item in right.select("query_id", "product_id").iter_rows():
-        others = wrong.get(query)
-        # A query without ignored products gets a random one, which is wrong almost surely.
-        other = int(generator.choice(others)) if others else int(generator.integers(len(titles)))
-        examples.append((queries[query], titles[item], titles[other]))
-        spared.update((queries[query], title) for title in members[category[item]])
-    return examples, spared
-
-
 def compare_chorus(folds: int = 3, seed: int = 0, device: str | None = None) -> Comparison:
     """Compare the four systems on Chorus Electronics, by cross-validation over queries.
 
@@ -253,7 +219,7 @@ def compare_chorus(folds: int = 3, seed: int = 0, device: str | None = None) -> 
     sizes = []
     for number in range(folds):
         rows = np.flatnonzero(fold == number)
-        examples, spared = chorus_pairs(data, [chosen[i] for i in np.flatnonzero(fold != number)], seed)
+        examples, spared = judged_pairs(data, [chosen[i] for i in np.flatnonzero(fold != number)], seed)
         sizes.append(len(examples))
         with clock("fine-tuning"):
             encoder = BiEncoder.from_pretrained("minilm", device)
@@ -299,34 +265,6 @@ def compare_chorus(folds: int = 3, seed: int = 0, device: str | None = None) -> 
         },
         seconds=clock.seconds,
     )
-
-
-def chorus_pairs(
-    data: JudgedSearch, queries: Sequence[int], seed: int, per_query: int = 8, catalogue: int = 600
-) -> tuple[list[tuple[str, ...]], set[tuple[str, str]]]:
-    """Training examples from the judgements of some queries and from the catalogue.
-
-    Returns:
-        (query or product type, title) examples, and the (text, title) pairs that must not serve as negatives.
-    """
-    generator = np.random.default_rng(seed)
-    titles, kinds = data.titles(), data.products["category"].to_list()
-    text = dict(data.queries.select("query_id", "text").iter_rows())
-    qrels = data.qrels()
-    examples: list[tuple[str, ...]] = []
-    spared: set[tuple[str, str]] = set()
-    for query in queries:
-        right = [item for item, grade in qrels[query].items() if grade == 3]
-        taken = generator.permutation(right)[:per_query].tolist()
-        examples += [(text[query], titles[item]) for item in taken]
-        # Other products of these types are likely right as well: not judged is not wrong.
-        types = {kinds[item] for item in right} - {None}
-        spared |= {(text[query], titles[item]) for item, kind in enumerate(kinds) if kind in types}
-        spared |= {(text[query], titles[item]) for item in right}
-    typed = [item for item, kind in enumerate(kinds) if kind]
-    for item in generator.choice(typed, min(catalogue, len(typed)), replace=False).tolist():
-        examples.append((kinds[item], titles[item]))
-    return examples, spared
 
 
 def save_figure(comparison: Comparison, path: str | Path) -> Path:

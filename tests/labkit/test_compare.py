@@ -16,11 +16,10 @@ from labkit.compare import (
     _chosen_fusion,
     _ordered,
     _tests,
-    chorus_pairs,
     save_figure,
-    shop_pairs,
 )
 from labkit.data import JudgedSearch
+from labkit.data.pairs import catalogue_pairs, click_pairs, judged_pairs, shop_pairs
 
 
 def made_up(kinds=True, condensed=False):
@@ -58,18 +57,36 @@ def test_the_fusion_is_the_one_that_scores_best():
     assert "validation" in name
 
 
-def test_shop_examples_come_from_the_training_queries_alone():
+def test_click_examples_come_from_the_training_queries_alone():
     market = shop.load("tiny")
-    examples, spared = shop_pairs(market)
-    asked = set(market.queries_of("train")["text"])
+    examples, spared = click_pairs(market)
     titles = set(market.titles())
     assert len(examples) > 100
-    assert {example[0] for example in examples} <= asked | set(market.products["category"])
-    held_out = set(market.queries_of("test")["text"]) | set(market.queries_of("valid")["text"])
-    assert not {example[0] for example in examples} & (held_out - asked)
-    assert all(set(example[1:]) <= titles for example in examples)
-    assert {(example[0], example[1]) for example in examples} <= spared
-    assert shop_pairs(market)[0] == examples, "the same market gives the same examples"
+    assert {example[0] for example in examples} <= set(market.queries_of("train")["text"])
+    assert {example[1] for example in examples} <= titles
+    assert set(examples) <= spared
+
+
+def test_catalogue_examples_are_right_by_their_attributes():
+    market = shop.load("tiny")
+    examples, spared = catalogue_pairs(market, 200)
+    assert len(examples) == 200
+    assert set(examples) <= spared
+    category = dict(market.products.select("title", "category").iter_rows())
+    # A query names one category: whatever is spared for it belongs to that one.
+    by_query: dict[str, set[str]] = {}
+    for query, title in spared:
+        by_query.setdefault(query, set()).add(category[title])
+    assert all(len(names) == 1 for names in by_query.values())
+    assert catalogue_pairs(market, 200) == (examples, spared)
+    assert catalogue_pairs(market, 200, seed=1)[0] != examples
+
+
+def test_the_mixture_never_uses_a_held_out_query_of_the_log():
+    market = shop.load("tiny")
+    examples, _ = shop_pairs(market, catalogue=50, clicked=70)
+    assert len(examples) == 120
+    assert {example[0] for example in examples[50:]} <= set(market.queries_of("train")["text"])
 
 
 def test_chorus_examples_leave_the_held_out_queries_out():
@@ -79,7 +96,7 @@ def test_chorus_examples_leave_the_held_out_queries_out():
     queries = pl.DataFrame({"query_id": [0, 1, 2], "text": ["light", "table", "chair"]})
     judgements = pl.DataFrame({"query_id": [0, 0, 1, 2], "product_id": [0, 1, 16, 3], "grade": [3, 0, 3, 3]})
     data = JudgedSearch("made-up", products, queries, judgements)
-    examples, spared = chorus_pairs(data, [0, 1], seed=0, catalogue=5)
+    examples, spared = judged_pairs(data, [0, 1], seed=0, catalogue=5)
     assert ("light", "thing 0") in examples
     assert ("table", "thing 16") in examples
     assert all(text != "chair" for text, _ in examples)

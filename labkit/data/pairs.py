@@ -1,0 +1,129 @@
+"""Training pairs from what a shop has: its catalogue, its click log, its judgements.
+
+Each function returns examples for ``labkit.train.fine_tune`` and the (text, title) pairs that must not serve
+as in-batch negatives, because they are right or likely to be.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from labkit.data.clicks import click_rates
+from labkit.data.tables import JudgedSearch
+from labkit.shop import Market
+from labkit.text import stem
+
+Examples = list[tuple[str, ...]]
+Spared = set[tuple[str, str]]
+
+
+def shop_pairs(
+    market: Market, catalogue: int = 1200, clicked: int = 800, seed: int = 0
+) -> tuple[Examples, Spared]:
+    """A mixture of :func:`catalogue_pairs` and :func:`click_pairs`.
+
+    Clicks alone taught the encoder the training queries and made it worse on others; the catalogue covers
+    what nobody has typed yet. The mixture was chosen on validation queries.
+    """
+    written, spared = catalogue_pairs(market, catalogue, seed)
+    logged, also = click_pairs(market)
+    chosen = np.random.default_rng(seed).permutation(len(logged))[:clicked]
+    return written + [logged[i] for i in sorted(chosen)], spared | also
+
+
+def catalogue_pairs(market: Market, count: int, seed: int = 0) -> tuple[Examples, Spared]:
+    """Queries that a shopper could type, written from the structured attributes of random products.
+
+    "king pine bed frame", "bumpkin pushchair": the category's name in the singular with up to three attribute
+    values, sometimes a brand or a line. The product's title says the same in its seller's words, which is
+    what the encoder is to learn. Which other products satisfy the query is known exactly from the attributes.
+
+    Args:
+        market: its products are used, its queries and judgements are not.
+        count: how many examples.
+        seed: of the choice.
+
+    Returns:
+        (query, title) examples, and the pairs to spare.
+    """
+    generator = np.random.default_rng(seed)
+    products = market.products
+    titles, brands, categories = (products[name].to_list() for name in ("title", "brand", "category"))
+    attributes = [json.loads(text) for text in products["attributes"]]
+    members: dict[str, list[int]] = {}
+    for item, category in enumerate(categories):
+        members.setdefault(category, []).append(item)
+    examples: Examples = []
+    spared: Spared = set()
+    for item in generator.choice(len(titles), count, replace=count > len(titles)).tolist():
+        known = attributes[item]
+        keys = generator.permutation([key for key in known if key not in ("line", "model")]).tolist()
+        keys = keys[: generator.choice(4, p=[0.15, 0.4, 0.3, 0.15])]
+        maker = ["", brands[item], f"{brands[item]} {known.get('line', '')}"][
+            generator.choice(3, p=[0.75, 0.15, 0.1])
+        ]
+        *before, last = categories[item].split()
+        noun = " ".join([*before, stem(last)])
+        words = [*(str(known[key]) for key in keys)]
+        ordered = [noun, *words, maker] if generator.random() < 0.3 else [maker, *words, noun]
+        query = " ".join(" ".join(ordered).lower().split())
+        examples.append((query, titles[item]))
+        for other in members[categories[item]]:
+            agrees = all(attributes[other].get(key) == known[key] for key in keys)
+            if agrees and (not maker or brands[other] == brands[item]):
+                spared.add((query, titles[other]))
+    return examples, spared
+
+
+def click_pairs(market: Market) -> tuple[Examples, Spared]:
+    """(training query, title) where the click rate is high once position bias is removed.
+
+    No judgement is used: clicks are what a real shop has. All products of a clicked product's category are
+    spared, because most of them would be right as well.
+    """
+    queries = dict(market.queries_of("train").select("query_id", "text").iter_rows())
+    log = market.sessions.filter(pl.col("query_id").is_in(list(queries)))
+    rates = click_rates(log, market.propensities)
+    right = rates.filter((pl.col("rate") >= 0.3) & (pl.col("shown") >= 3) & (pl.col("clicks") >= 2))
+    titles, categories = market.titles(), market.products["category"].to_list()
+    members: dict[str, list[str]] = {}
+    for title, category in zip(titles, categories, strict=True):
+        members.setdefault(category, []).append(title)
+    examples: Examples = []
+    spared: Spared = set()
+    for query, item in right.select("query_id", "product_id").iter_rows():
+        examples.append((queries[query], titles[item]))
+        spared.update((queries[query], title) for title in members[categories[item]])
+    return examples, spared
+
+
+def judged_pairs(
+    data: JudgedSearch, queries: Sequence[int], seed: int, per_query: int = 8, catalogue: int = 600
+) -> tuple[Examples, Spared]:
+    """Training examples from the judgements of some queries and from the catalogue.
+
+    Returns:
+        (query or product type, title) examples, and the (text, title) pairs that must not serve as negatives.
+    """
+    generator = np.random.default_rng(seed)
+    titles, kinds = data.titles(), data.products["category"].to_list()
+    text = dict(data.queries.select("query_id", "text").iter_rows())
+    qrels = data.qrels()
+    examples: Examples = []
+    spared: Spared = set()
+    for query in queries:
+        right = [item for item, grade in qrels[query].items() if grade == 3]
+        taken = generator.permutation(right)[:per_query].tolist()
+        examples += [(text[query], titles[item]) for item in taken]
+        # Other products of these types are likely right as well: not judged is not wrong.
+        types = {kinds[item] for item in right} - {None}
+        spared |= {(text[query], titles[item]) for item, kind in enumerate(kinds) if kind in types}
+        spared |= {(text[query], titles[item]) for item in right}
+    typed = [item for item, kind in enumerate(kinds) if kind]
+    for item in generator.choice(typed, min(catalogue, len(typed)), replace=False).tolist():
+        examples.append((kinds[item], titles[item]))
+    return examples, spared
