@@ -15,9 +15,11 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,7 +27,7 @@ from typing import Any
 from autograder.feedback import error_name, say
 from autograder.format import HINT_MESSAGE, Role
 from autograder.limits import Limits
-from autograder.proxy import Student, StudentError, StudentGone, StudentTimeout, TestNamespace
+from autograder.proxy import NotPlainData, Student, StudentError, StudentGone, StudentTimeout, TestNamespace
 from autograder.report import CellResult, Kind
 from autograder.submission import Part
 
@@ -42,8 +44,8 @@ class _OutOfTime(BaseException):
 class Raw:
     """What happened when a test cell ran, before it is put into words.
 
-    ``kind`` is ``correct``, ``wrong``, ``unusable`` (the test could not use a returned value), ``raised``,
-    ``undefined``, ``timeout`` or ``gone``.
+    ``kind`` is ``correct``, ``wrong``, ``unusable`` (the test could not use a returned value), ``not_plain``
+    (an object where plain data was expected), ``raised``, ``undefined``, ``timeout`` or ``gone``.
     """
 
     kind: str
@@ -67,7 +69,7 @@ def serve(
         arguments: none.
         ready: called when the first job can come.
     """
-    student = Student(socket.socket(fileno=descriptors[1]), call_timeout=limits.cell_seconds)
+    student = TimedStudent(socket.socket(fileno=descriptors[1]))
     ready()
     with socket.socket(fileno=descriptors[0]) as grader, grader.makefile("rwb") as stream:
         for line in stream:
@@ -77,8 +79,22 @@ def serve(
             stream.flush()
 
 
+class TimedStudent(Student):
+    """A student whose calls must all end by one moment: the end of the running test's time."""
+
+    until = float("inf")
+
+    @property
+    def call_timeout(self) -> float:
+        return max(0.01, min(self.until - time.monotonic(), 86_400.0))
+
+    @call_timeout.setter
+    def call_timeout(self, seconds: float) -> None:
+        """Set by the base class; the moment counts instead."""
+
+
 def run_test(
-    student: Student, test: str, name: str, exports: Collection[str], seed: int, seconds: float
+    student: TimedStudent, test: str, name: str, exports: Collection[str], seed: int, seconds: float
 ) -> Raw:
     """Run one test cell's text; names in ``exports`` are the student's objects.
 
@@ -92,31 +108,40 @@ def run_test(
     """
     os.environ["LABKIT_TEST_SEED"] = str(seed)
     _seed_generators(seed)
-    namespace = TestNamespace(student, exports)
-    namespace["__name__"] = "__test__"
+    namespace = TestNamespace(student, exports, {"__name__": "__test__"})
+    quiet = contextlib.ExitStack()
+    quiet.enter_context(contextlib.redirect_stdout(_Nowhere()))
+    quiet.enter_context(contextlib.redirect_stderr(_Nowhere()))
+    student.until = time.monotonic() + seconds
     try:
-        with (
-            _time_limit(seconds),
-            contextlib.redirect_stdout(_Nowhere()),
-            contextlib.redirect_stderr(_Nowhere()),
-        ):
+        # A call of the student's ends by `until`; the alarm is for loops of the test itself.
+        with quiet, _time_limit(seconds + 1):
             exec(compile(test, f"<{name}>", "exec"), namespace)
-    except StudentError as error:
-        return Raw("raised", error=error.type_name, message=error.message, trace=tuple(error.trace))
+    except StudentError as error:  # before AssertionError: it is that too when the student's code asserts
+        return _student_error(error, exports)
     except (_OutOfTime, StudentTimeout):
         return Raw("timeout")
     except StudentGone as error:
         return Raw("gone", message=str(error))
+    except NotPlainData as error:
+        return Raw("not_plain", message=str(error))
     except AssertionError as error:
         match = HINT_MESSAGE.fullmatch(str(error))
         return Raw("wrong", hint=match[1] if match else None)
-    except NameError as error:
-        if error.name in exports:
-            return Raw("undefined", message=str(error.name))
-        return Raw("unusable", error="NameError", message=str(error))
     except Exception as error:
         return Raw("unusable", error=type(error).__name__, message=str(error))
     return Raw("correct")
+
+
+def _student_error(error: StudentError, exports: Collection[str]) -> Raw:
+    message = error.student_message
+    if not error.lines:  # from looking a name up or sending a value, not from a line of the student's
+        for name in exports:
+            if error.type_name == "NameError" and message == f"name '{name}' is not defined":
+                return Raw("undefined", message=name)
+        if error.type_name == "ValuesError":
+            return Raw("not_plain", message=message)
+    return Raw("raised", error=error.type_name, message=message, trace=error.lines)
 
 
 def _seed_generators(seed: int) -> None:
@@ -220,12 +245,12 @@ def judge(
             student's code may have kept that test's data. (The learner's own check shows these messages.)
     """
     visible = part.role == Role.TEST and quote
-    trace = tuple(line for line in raw.trace if line.strip() in own_lines)
+    trace = tuple(line for line in raw.trace if _own_code(line, own_lines))
     kind, hint, message = Kind.RAISED, None, ""
     if raw.kind == "correct":
         kind = Kind.CORRECT
         trace = ()
-    elif untouched and raw.kind in ("raised", "wrong", "unusable", "undefined"):
+    elif untouched and raw.kind in ("raised", "wrong", "unusable", "not_plain", "undefined"):
         kind, message, trace = Kind.NOT_ATTEMPTED, say(lang, "not_attempted"), ()
     elif raw.kind == "wrong":
         kind, hint = Kind.WRONG, raw.hint
@@ -233,6 +258,8 @@ def judge(
     elif raw.kind == "unusable":
         error = f"{raw.error}: {_short(raw.message)}" if visible else raw.error
         kind, message = Kind.WRONG, say(lang, "unusable", error=error)
+    elif raw.kind == "not_plain":
+        kind, message = Kind.WRONG, say(lang, "not_plain")
     elif raw.kind == "undefined":
         message = say(lang, "undefined", name=raw.message)
     elif raw.kind == "timeout":
@@ -243,13 +270,22 @@ def judge(
         error = error_name(raw.error) + (f": {_short(raw.message)}" if raw.message else "")
         message = say(lang, "raised", error=error)
     else:
-        error, trace = error_name(raw.error), trace[-1:]
-        line = trace[0].strip() if trace else ""
+        error = error_name(raw.error)
+        line = _own_code(trace[-1], own_lines) if trace else ""
         message = say(lang, "raised_at", error=error, line=line) if line else say(lang, "raised", error=error)
         trace = ()
     return CellResult(
         part.grade_id or "", part.exercise or "", str(part.role), part.points, kind, hint, message, trace
     )
+
+
+def _own_code(line: str, own_lines: Collection[str]) -> str:
+    """The code in a traceback line such as ``line 3, in rrf: return 1 / k``, if it is really the student's.
+
+    Tracebacks come from the student's process, which could send anything.
+    """
+    match = re.fullmatch(r"line \d+(?:, in [^:]{1,80})?: (.+)", line)
+    return match[1] if match and match[1] in own_lines else ""
 
 
 def _short(text: str) -> str:

@@ -20,7 +20,11 @@ def told(grade_id: str, raw: Raw, **changes):
 
 
 def raised(**changes):
-    values = {"error": "ValueError", "message": "secret 42", "trace": ("  return total / zero", "forged 42")}
+    values = {
+        "error": "ValueError",
+        "message": "secret 42",
+        "trace": ("line 3, in mean: return total / zero", "line 4: forged 42"),
+    }
     return Raw("raised", **(values | changes))
 
 
@@ -39,7 +43,7 @@ def test_a_failed_assertion_tells_its_hint(grade_id):
 def test_a_visible_test_shows_the_error_and_only_the_students_own_lines():
     result = told("mean-visible", raised())
     assert result.message == "Your code raised ValueError: secret 42."
-    assert result.trace == ("  return total / zero",)
+    assert result.trace == ("line 3, in mean: return total / zero",)
 
 
 @pytest.mark.parametrize(("grade_id", "quote"), [("mean-hidden", True), ("mean-visible", False)])
@@ -47,7 +51,7 @@ def test_no_message_is_quoted_where_it_could_hold_hidden_data(grade_id, quote):
     result = told(grade_id, raised(), quote=quote)
     assert result.message == "Your code raised ValueError at: return total / zero"
     assert "42" not in result.message + "".join(result.trace)
-    result = told(grade_id, raised(error="Secret42", trace=("forged 42",)), quote=quote)
+    result = told(grade_id, raised(error="Secret42", trace=("line 1: forged 42",)), quote=quote)
     assert result.message == "Your code raised an exception."
     result = told(grade_id, Raw("unusable", error="TypeError", message="secret 42"), quote=quote)
     assert result.message == "The check could not use what your code returned (TypeError)."
