@@ -1,8 +1,8 @@
 """The student's side of the values socket: lets tests that run elsewhere call the student's functions.
 
-It runs on the kernel's main loop, in the main thread, between cells, so a call meets the same globals, the same
-thread and the same signal handling as a cell would. It is in the student's process and so in the student's hands:
-the other side believes nothing that comes from here.
+It runs on the kernel's main loop, in the main thread, between cells, so a call meets the same globals, the
+same thread and the same signal handling as a cell would. It is in the student's process and so in the
+student's hands: the other side believes nothing that comes from here.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Agent:
         descriptor: the socket.
         namespace: where names are resolved; the notebook's globals.
 
-    A request is ``(operation, number, released handles, *operands)``. The reply is ``("value", number, value)`` or
-    ``("error", number, name, builtin bases, message, traceback lines)``; before it, the student's code may ask
-    ``("callback", number, function, args, kwargs)``, which is answered with ``("return", value)`` or
-    ``("raise", name)``.
+    A request is ``(operation, number, released handles, *operands)``. The reply is ``("value", number,
+    value)`` or ``("error", number, name, builtin bases, message, traceback lines)``; before it, the student's
+    code may ask ``("callback", number, function, args, kwargs)``, which is answered with ``("return",
+    value)`` or ``("raise", name)``.
     """
 
     def __init__(self, descriptor: int, namespace: dict[str, Any]) -> None:
@@ -160,7 +160,7 @@ class Agent:
 
 
 class _Iterator:
-    """Keeps an iterator apart from its object, so that two loops over a list-like object have places of their own."""
+    """Keeps an iterator apart from its object, so that two loops over it each have their own place."""
 
     def __init__(self, iterator: Iterator[Any]) -> None:
         self._iterator = iterator
@@ -176,7 +176,7 @@ _CELL = re.compile(r"ipykernel_\d+[/\\]\d+\.py$|^<ipython-input-")
 
 
 def student_lines(trace: TracebackType | None) -> list[str]:
-    """The lines of the student's own cells that led to an error, outermost first: ``line 3, in rrf: return 1 / k``."""
+    """The lines of the student's own cells that led to an error, as ``line 3, in rrf: return 1 / k``."""
     found = []
     for frame in traceback.extract_tb(trace):
         if _CELL.search(frame.filename):

@@ -1,7 +1,8 @@
 """Inside the sandbox: a standard ipykernel on sockets that the grader made.
 
-The grader binds the kernel's five unix sockets in a private folder and sends the listening descriptors in, so the
-sandbox sees no part of that folder and the grader connects to nothing that a student could have put in its place.
+The grader binds the kernel's five unix sockets in a private folder and sends the listening descriptors in, so
+the sandbox sees no part of that folder and the grader connects to nothing that a student could have put in
+its place.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class _Heartbeat(Heartbeat):
 
 
 class BoundedOutStream(OutStream):
-    """Keeps the first ``allowance`` characters printed by the whole notebook, and says that it dropped the rest.
+    """Keeps the first ``allowance`` characters that the whole notebook prints, and says that it dropped more.
 
     The grader bounds what it receives as well; this is for honest endless loops.
     """
@@ -41,7 +42,7 @@ class BoundedOutStream(OutStream):
     allowance = 1 << 20
     _dropped = False
 
-    def write(self, string: str) -> int:
+    def write(self, string: str) -> int | None:  # type: ignore[override]
         if isinstance(string, str):
             size = len(string)
             left = BoundedOutStream.allowance
@@ -60,7 +61,7 @@ class BoundedOutStream(OutStream):
 class SandboxedKernelApp(IPKernelApp):
     """ipykernel's application on given descriptors, without connection file, history, or start-up files."""
 
-    descriptors = Dict()  # port -> listening descriptor
+    descriptors: Any = Dict()  # port -> listening descriptor
     outstream_class = "autograder.boot.BoundedOutStream"
     shell_port = Integer(1)
     iopub_port = Integer(2)
@@ -118,7 +119,8 @@ def run_kernel(
     app.session.key = arguments["key"].encode()
     app.initialize([])
     if len(descriptors) > len(CHANNELS):
-        Agent(descriptors[len(CHANNELS)], app.shell.user_ns).register()
+        shell: Any = app.shell
+        Agent(descriptors[len(CHANNELS)], shell.user_ns).register()
     ready()
     app.start()
     sys.stdout.flush()

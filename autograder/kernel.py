@@ -166,10 +166,15 @@ def _exit_code(end: End) -> int:
     return end.code if end.code is not None else -(end.signal or signal.SIGKILL)
 
 
+def _mark(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
 async def _readable(child: Child, timeout: float | None = None) -> None:
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(child.fileno(), lambda: ready.done() or ready.set_result(None))
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(child.fileno(), _mark, ready)
     try:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(ready, timeout)
@@ -205,10 +210,10 @@ class _CountingChannel(AsyncZMQSocketChannel):
 class SandboxedKernelClient(AsyncKernelClient):
     """A client that bounds what it takes from the kernel, and that is ready as soon as the kernel is."""
 
-    iopub_channel_class = _CountingChannel  # type: ignore[assignment]
-    shell_channel_class = _CountingChannel  # type: ignore[assignment]
-    control_channel_class = _CountingChannel  # type: ignore[assignment]
-    stdin_channel_class = _CountingChannel  # type: ignore[assignment]
+    iopub_channel_class = _CountingChannel
+    shell_channel_class = _CountingChannel
+    control_channel_class = _CountingChannel
+    stdin_channel_class = _CountingChannel
 
     def _create_connected_socket(self, channel: str, identity: bytes | None = None) -> zmq.Socket[Any]:
         wire = self.context.socket(channel_socket_types[channel])
@@ -271,11 +276,13 @@ class SandboxedKernelManager(AsyncKernelManager):
         self._clients.append(client)
         return client
 
-    async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
+    async def shutdown_kernel(  # type: ignore[override]
+        self, now: bool = False, restart: bool = False
+    ) -> None:
         """Kill the kernel with everything in its sandbox, and close the clients that `client` made.
 
-        nbclient leaves its client open. Its sockets would later be closed by the garbage collector, in the middle of
-        another event loop that may by then watch the same descriptors.
+        nbclient leaves its client open. Its sockets would later be closed by the garbage collector, in the
+        middle of another event loop that may by then watch the same descriptors.
         """
         self.stop_restarter()
         for client in self._clients:
@@ -308,13 +315,14 @@ def sandboxed_kernel(
     Args:
         server_address: ``WarmServer("kernel").address``.
         limits: the bounds.
-        values_fd: one end of a ``socket.socketpair()``; `autograder.proxy.Student` takes the other. It is copied
+        values_fd: one end of a ``socket.socketpair()``; `autograder.proxy.Student` takes the other. It is
+        copied
             into the kernel at its start; close your copy after that.
 
     Returns:
         A manager to give to ``nbclient.NotebookClient(notebook, km=manager)``. nbclient leaves it running
-        afterwards, for the tests: end it with ``await manager.shutdown_kernel(now=True)``. ``manager.end`` then says
-        how the kernel ended. ``await manager.interrupt_kernel()`` stops a call that takes too long.
+        afterwards, for the tests: end it with ``await manager.shutdown_kernel(now=True)``. ``manager.end``
+        then says how the kernel ended. ``await manager.interrupt_kernel()`` stops a call that takes too long.
 
     Example:
         >>> manager = sandboxed_kernel(server.address, Limits())                      # doctest: +SKIP

@@ -1,8 +1,8 @@
 """What a submission may use, and what holds it to that: rlimits, a control group, or a watchdog.
 
 An rlimit bounds one process. A submission can start several, and several can share memory that no rlimit
-counts, so the *total* is bounded by a control group (version 1 or 2) where this user may make one, and elsewhere
-by a watchdog that adds up what all processes of the sandbox hold.
+counts, so the *total* is bounded by a control group (version 1 or 2) where this user may make one, and
+elsewhere by a watchdog that adds up what all processes of the sandbox hold.
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ def apply_rlimits(limits: Limits, total_bounded: bool) -> None:
         resource.RLIMIT_MSGQUEUE: 64 * 1024,
     }
     if not total_bounded:
-        wanted[resource.RLIMIT_DATA] = (
-            _status_kb(os.getpid(), "VmData") * 1024 + (limits.memory_mb + 512) * MIB
-        )
+        wanted[resource.RLIMIT_DATA] = _status_kb("self", "VmData") * 1024 + (limits.memory_mb + 512) * MIB
     for name, value in wanted.items():
         _, hard = resource.getrlimit(name)
         if hard != resource.RLIM_INFINITY:
@@ -223,8 +221,8 @@ class Watchdog:
     """Adds up what every process of one sandbox holds, where there is no control group.
 
     Private memory is counted per process. Anonymous shared memory is counted once per object at its full
-    size, because pages of a shared object stay when the process that touched them ends, and no process's own count
-    shows them.
+    size, because pages of a shared object stay when the process that touched them ends, and no process's own
+    count shows them.
 
     Args:
         root_pid: the first process of the sandbox, seen from outside.
@@ -272,7 +270,7 @@ class Watchdog:
         return "processes" if tasks > self.limits.processes * 2 else None
 
     def family(self) -> list[int]:
-        """Pids of the sandbox: the first process and its descendants (orphans become its children, as it is pid 1)."""
+        """Pids of the sandbox: the first process and its descendants (orphans become its children)."""
         children: dict[int, list[int]] = {}
         for entry in os.listdir("/proc"):
             if entry.isdigit():

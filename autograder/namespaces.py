@@ -91,7 +91,7 @@ def mount(
 
 
 def bind(source: str | Path, target: str | Path, writable: bool = False, device: bool = False) -> None:
-    """Show ``source`` (a folder and all that is mounted below it, or a file) at ``target``, read-only by default."""
+    """Show ``source`` (a file, or a folder with all mounts in it) at ``target``, read-only by default."""
     mount(source, target, None, MS_BIND | MS_REC)
     attributes = _MOUNT_ATTR_NOSUID
     attributes |= 0 if writable else _MOUNT_ATTR_RDONLY

@@ -1,14 +1,15 @@
 """The trusted side of the values socket: the student's functions, as a test cell sees them.
 
-A test cell runs in the examiner. A name that it does not define resolves, through `TestNamespace`, to the student's
-object: plain data arrives as plain data, and anything else as a `Remote` handle that can be called, iterated and
-asked for attributes, but that is never a value. So no ``__eq__``, ``__class__`` or ``__array__`` of a submission takes
-part in a test's judgement.
+A test cell runs in the examiner. A name that it does not define resolves, through `TestNamespace`, to the
+student's object: plain data arrives as plain data, and anything else as a `Remote` handle that can be called,
+iterated and asked for attributes, but that is never a value. So no ``__eq__``, ``__class__`` or ``__array__``
+of a submission takes part in a test's judgement.
 """
 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -33,12 +34,12 @@ _NO_BASE = (StopIteration, StopAsyncIteration)  # raised through a test, these w
 
 
 class StudentError(Exception):
-    """The student's code raised. Raised as a subclass of the same builtin error too, so that a test can expect it.
+    """The student's code raised. Also an instance of the same builtin error, so that a test can expect it.
 
     Attributes:
         type_name: the error's class, as the submission names it.
-        student_message: its text. It is the student's: never show it with a hidden test, whose inputs it may hold.
-        lines: the lines of the student's own cells that led to it, outermost first.
+        student_message: its text. It is the student's: never show it with a hidden test, whose inputs it may
+        hold. lines: the lines of the student's own cells that led to it, outermost first.
     """
 
     type_name = "Exception"
@@ -57,7 +58,7 @@ class StudentError(Exception):
 
 
 class StudentTimeout(Exception):
-    """A call took longer than ``call_timeout``. The driver interrupts the kernel; later calls may work again."""
+    """A call took longer than ``call_timeout``. After an interrupt of the kernel, later calls may work."""
 
 
 class StudentGone(Exception):
@@ -95,7 +96,8 @@ class Student:
     Args:
         sock: this end of the socket pair whose other end the kernel has.
         call_timeout: seconds that one call may take; time spent in the test's own functions is not counted.
-        on_timeout: called when a call takes longer, before `StudentTimeout` is raised; interrupt the kernel there.
+        on_timeout: called when a call takes longer, before `StudentTimeout` is raised; interrupt the kernel
+        there.
 
     Not for several threads.
 
@@ -231,7 +233,7 @@ class Student:
         raise values.ValuesError("It has a broken handle.")
 
     def release(self, handle: int) -> None:
-        """A `Remote` is gone. With the last one of a handle, the next request says that it may go over there too."""
+        """A `Remote` is gone. After the last one of a handle, the next request lets its object go."""
         left = self._held.get(handle, 0) - 1
         if left > 0:
             self._held[handle] = left
@@ -242,8 +244,7 @@ class Student:
 
 def printable(text: str, length: int) -> str:
     """Text from a submission, safe to show: no control characters, bounded."""
-    text = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text[:length])
-    return text
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text[:length])
 
 
 def _owner(remote: Remote) -> Student:
@@ -271,8 +272,8 @@ class Remote:
     """A handle to an object in the submission's process.
 
     It can be called, iterated (lazily, at most 100 000 items), indexed, measured with ``len`` and asked for
-    attributes and methods, all of which happen over there. It cannot be compared, counted with, converted or used as
-    a condition: that raises `NotPlainData`, an AssertionError that names the object's class.
+    attributes and methods, all of which happen over there. It cannot be compared, counted with, converted or
+    used as a condition: that raises `NotPlainData`, an AssertionError that names the object's class.
     """
 
     __slots__ = ("_can_call", "_class_name", "_number", "_student")
@@ -321,30 +322,57 @@ class Remote:
                 return
             if taken >= MAX_ITEMS:
                 raise NotPlainData(f"Your code gave more than {MAX_ITEMS} items, perhaps without end.")
-            # One by one at first: a test that takes three items of an endless, slow generator waits for three.
+            # One by one at first: a test that takes three items of an endless, slow generator waits for
+            # three.
             size = 1 if taken < 8 else _CHUNK
-
-    def __contains__(self, item: Any) -> NoReturn:
-        raise NotPlainData(_complaint(self))
 
     def __repr__(self) -> str:
         return f"<object of class {object.__getattribute__(self, '_class_name')} of the submission>"
 
     def __del__(self) -> None:
-        try:
+        with contextlib.suppress(AttributeError):  # never finished, or the interpreter is ending
             _owner(self).release(_handle(self))
-        except AttributeError:
-            pass
 
     def __hash__(self) -> int:
         return object.__hash__(self)
 
 
-for _name in (
-    "eq ne lt le gt ge bool int float complex index round trunc floor ceil add radd sub rsub mul rmul truediv rtruediv "
-    "floordiv rfloordiv mod rmod pow rpow matmul rmatmul neg pos abs invert and rand or ror xor rxor lshift rshift "
-    "format bytes array setitem delitem enter exit reduce reduce_ex"
-).split():
+_AS_A_VALUE = [
+    *(
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "bool",
+        "int",
+        "float",
+        "complex",
+        "index",
+        "round",
+        "trunc",
+        "floor",
+    ),
+    *(
+        "ceil",
+        "add",
+        "radd",
+        "sub",
+        "rsub",
+        "mul",
+        "rmul",
+        "truediv",
+        "rtruediv",
+        "floordiv",
+        "rfloordiv",
+        "mod",
+    ),
+    *("rmod", "pow", "rpow", "matmul", "rmatmul", "neg", "pos", "abs", "invert", "and", "rand", "or", "ror"),
+    *("xor", "rxor", "lshift", "rshift", "format", "bytes", "array", "setitem", "delitem", "enter", "exit"),
+    *("reduce", "reduce_ex", "contains"),
+]
+for _name in _AS_A_VALUE:
     setattr(Remote, f"__{_name}__", _refuse(f"__{_name}__"))
 
 
@@ -353,12 +381,13 @@ class TestNamespace(dict[str, Any]):
 
     Args:
         student: the submission.
-        exports: the names that this exercise's solution defines. No other name reaches the submission, so it cannot
+        exports: the names that this exercise's solution defines. No other name reaches the submission, so it
+        cannot
             put itself in the place of ``numpy`` or ``sorted``.
         extra: further names, such as ``__name__``.
 
     Example:
-        >>> exec("assert rrf([[1]]) == [1], '@zero_based'", TestNamespace(student, {"rrf"}))     # doctest: +SKIP
+        >>> exec("assert rrf([[1]]) == [1], '@zero_based'", TestNamespace(student, {"rrf"}))  # doctest: +SKIP
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of the name

@@ -1,7 +1,7 @@
-"""System calls that no notebook needs and that widen the way to the kernel: refused with an error, not with death.
+"""System calls that no notebook needs and that widen the way to the kernel: refused, with an error.
 
-A list of what is refused, not of what is allowed: scientific Python uses most of the rest, and namespaces, dropped
-privileges and limits already stand. The list follows Docker's default profile where the two overlap.
+A list of what is refused, not of what is allowed: scientific Python uses most of the rest, and namespaces,
+dropped privileges and limits already stand. The list follows Docker's default profile where the two overlap.
 """
 
 from __future__ import annotations
@@ -12,54 +12,34 @@ from typing import Any
 
 from autograder.namespaces import SandboxError
 
-_MODULES = ("create_module", "delete_module", "finit_module", "init_module", "kexec_file_load", "kexec_load")
-_MOUNTS = (
-    "chroot",
-    "fsconfig",
-    "fsmount",
-    "fsopen",
-    "fspick",
-    "mount",
-    "mount_setattr",
-    "move_mount",
-    "open_tree",
-)
-_MOUNTS += ("pivot_root", "setns", "umount", "umount2", "unshare", "name_to_handle_at", "open_by_handle_at")
-_OTHERS_MEMORY = ("kcmp", "migrate_pages", "move_pages", "process_madvise", "process_vm_readv")
-_OTHERS_MEMORY += ("process_vm_writev", "ptrace", "mbind", "set_mempolicy")
-_KERNEL_SURFACE = (
-    "bpf",
-    "io_uring_enter",
-    "io_uring_register",
-    "io_uring_setup",
-    "perf_event_open",
-    "userfaultfd",
-)
-_KEYS = ("add_key", "keyctl", "request_key")
-_MACHINE = (
-    "acct",
-    "adjtimex",
-    "clock_adjtime",
-    "clock_settime",
-    "fanotify_init",
-    "ioperm",
-    "iopl",
-    "quotactl",
-)
-_MACHINE += (
-    "lookup_dcookie",
-    "nfsservctl",
-    "quotactl_fd",
-    "reboot",
-    "setdomainname",
-    "sethostname",
-    "settimeofday",
-)
-_MACHINE += ("swapoff", "swapon", "sysfs", "syslog", "uselib", "ustat", "vhangup", "vm86", "vm86old")
-REFUSED = _MODULES + _MOUNTS + _OTHERS_MEMORY + _KERNEL_SURFACE + _KEYS + _MACHINE
+_MODULES = [
+    *("create_module", "delete_module", "finit_module", "init_module", "kexec_file_load", "kexec_load"),
+]
+_MOUNTS = [
+    *("chroot", "fsconfig", "fsmount", "fsopen", "fspick", "mount", "mount_setattr", "move_mount"),
+    *("open_tree", "pivot_root", "setns", "umount", "umount2", "unshare", "name_to_handle_at"),
+    "open_by_handle_at",
+]
+_OTHERS_MEMORY = [
+    *("kcmp", "migrate_pages", "move_pages", "process_madvise", "process_vm_readv"),
+    *("process_vm_writev", "ptrace", "mbind", "set_mempolicy"),
+]
+_KERNEL_SURFACE = [
+    *("bpf", "io_uring_enter", "io_uring_register", "io_uring_setup", "perf_event_open", "userfaultfd"),
+]
+_KEYS = [
+    *("add_key", "keyctl", "request_key"),
+]
+_MACHINE = [
+    *("acct", "adjtimex", "clock_adjtime", "clock_settime", "fanotify_init", "ioperm", "iopl"),
+    *("quotactl", "lookup_dcookie", "nfsservctl", "quotactl_fd", "reboot", "setdomainname"),
+    *("sethostname", "settimeofday", "swapoff", "swapon", "sysfs", "syslog", "uselib", "ustat"),
+    *("vhangup", "vm86", "vm86old"),
+]
+REFUSED = [*_MODULES, *_MOUNTS, *_OTHERS_MEMORY, *_KERNEL_SURFACE, *_KEYS, *_MACHINE]
 
 # Memory that no process's own count shows: refused where only the watchdog bounds the total.
-REFUSED_WITHOUT_GROUP = ("memfd_create", "memfd_secret", "shmget", "msgget")
+REFUSED_WITHOUT_GROUP = ["memfd_create", "memfd_secret", "shmget", "msgget"]
 
 _NEW_NAMESPACES = 0x7E020000  # every CLONE_NEW* flag that clone takes
 _FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_NETLINK", 16))
@@ -85,7 +65,7 @@ def build_filter(group: bool) -> Any:
         ) from error
     refused = seccomp.ERRNO(errno.EPERM)
     rules = seccomp.SyscallFilter(defaction=seccomp.ALLOW)
-    for name in REFUSED + (() if group else REFUSED_WITHOUT_GROUP):
+    for name in REFUSED + ([] if group else REFUSED_WITHOUT_GROUP):
         try:
             rules.add_rule(refused, name)
         except (ValueError, OSError, RuntimeError):

@@ -1,13 +1,14 @@
 """Plain data across a hostile boundary: MessagePack with tags, never pickle.
 
-`decode` builds nothing but inert data, whatever the bytes are: numbers, text, builtin containers, numpy arrays,
-torch tensors, polars frames. It calls no constructor that the bytes name, and it bounds size, depth and number of
-items before it builds. `encode` reads an object through the methods of the *builtin* base class, so that a subclass
-of ``list`` with an ``__iter__`` or ``__len__`` of its own crosses as what it really holds.
+`decode` builds nothing but inert data, whatever the bytes are: numbers, text, builtin containers, numpy
+arrays, torch tensors, polars frames. It calls no constructor that the bytes name, and it bounds size, depth
+and number of items before it builds. `encode` reads an object through the methods of the *builtin* base
+class, so that a subclass of ``list`` with an ``__iter__`` or ``__len__`` of its own crosses as what it really
+holds.
 
-A message is ``length of skeleton, skeleton, blobs``: the skeleton is MessagePack, in which every array begins with a
-tag, and the contents of arrays, tensors and frames follow as blobs in order of appearance. So the part from which
-many small objects are made is bounded more tightly than the part that is copied in one piece.
+A message is ``length of skeleton, skeleton, blobs``: the skeleton is MessagePack, in which every array begins
+with a tag, and the contents of arrays, tensors and frames follow as blobs in order of appearance. So the part
+from which many small objects are made is bounded more tightly than the part that is copied in one piece.
 """
 
 from __future__ import annotations
@@ -55,12 +56,13 @@ def encode(
     """Bytes for a value.
 
     Args:
-        value: plain data: None, bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict,
-            range, slice, Ellipsis, dates and times, numpy arrays and scalars of number, text and time types, torch
-            tensors and dtypes, polars DataFrames and Series, nested to 64 levels. Instances of subclasses cross as
-            their base class. A tensor crosses detached, from any device, to the CPU.
-        other: called with what is none of these; returns a list that begins with a tag (``"h"`` or ``"f"``), or None.
-        max_bytes: bound of the result's size.
+        value: plain data: None, bool, int, float, complex, str, bytes, bytearray, list, tuple, set,
+        frozenset, dict,
+            range, slice, Ellipsis, dates and times, numpy arrays and scalars of number, text and time types,
+            torch tensors and dtypes, polars DataFrames and Series, nested to 64 levels. Instances of
+            subclasses cross as their base class. A tensor crosses detached, from any device, to the CPU.
+        other: called with what is none of these; returns a list that begins with a tag (``"h"`` or ``"f"``),
+        or None. max_bytes: bound of the result's size.
 
     Raises:
         ValuesError: something in it is not plain data, contains itself, or is too large or too deep.
@@ -283,7 +285,8 @@ def decode(data: bytes, other: Callable[[list[Any]], Any] | None = None, max_byt
 
     Args:
         data: the message.
-        other: called with the list of a ``"h"`` or ``"f"`` tag; returns the object to put there. Without it, such
+        other: called with the list of a ``"h"`` or ``"f"`` tag; returns the object to put there. Without it,
+        such
             a tag is an error.
         max_bytes: bound of the message's size.
 
@@ -410,7 +413,7 @@ class _Decoder:
         polars = importlib.import_module("polars")
         data = bytes(self.blob(size))
         try:
-            return polars.read_ipc(BytesIO(data), memory_map=False)
+            return polars.read_ipc(BytesIO(data))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a panic inside polars is no Exception

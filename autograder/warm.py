@@ -1,41 +1,36 @@
 """A process that has imported everything once, and forks itself for each submission.
 
-Importing torch and transformers takes seconds; forking a process that has them takes milliseconds. The warm process
-starts with an almost empty environment and holds no secret, since every submission is a copy of its memory. It stays
-single-threaded, since a fork copies only the thread that forks.
+Importing torch and transformers takes seconds; forking a process that has them takes milliseconds. The warm
+process starts with an almost empty environment and holds no secret, since every submission is a copy of its
+memory. It stays single-threaded, since a fork copies only the thread that forks.
 
 Each connection is one child and its lifeline::
 
     client ──connection── supervisor ──parent of── child (process 1 of its sandbox, or a plain examiner)
 
-The supervisor is forked first and stays outside the sandbox. It kills the child, and with it every process of the
-sandbox, when the client closes the connection or dies, and it reports how the child ended.
+The supervisor is forked first and stays outside the sandbox. It kills the child, and with it every process of
+the sandbox, when the client closes the connection or dies, and it reports how the child ended.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import importlib
 import json
 import os
-import resource
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from autograder import namespaces, sandbox
-from autograder.limits import ControlGroup, Limits, Watchdog, make_group, remove_stale_groups
+from autograder import sandbox
+from autograder.limits import Limits
 
 __all__ = ["KERNEL_PRELOAD", "Child", "End", "WarmError", "WarmServer", "start_child"]
 
@@ -63,10 +58,7 @@ KERNEL_PRELOAD = (
     "labkit.evaluate",
     "labkit.learn",
 )
-# Threads that may exist when we fork: polars' waits, holding nothing, for files of queries larger than memory.
-_IDLE_THREADS = ("polars-ooc-clea",)
-_LINE = 1 << 16  # longest message between client and supervisor, in bytes
-_MAX_FDS = 16
+MAX_LINE = 1 << 16  # longest message between client and supervisor, in bytes
 
 
 class WarmError(RuntimeError):
@@ -78,7 +70,8 @@ class End:
     """How a child ended.
 
     Attributes:
-        reason: "exit" it ended by itself; "signal" it was killed or crashed; "memory", "processes" it broke that
+        reason: "exit" it ended by itself; "signal" it was killed or crashed; "memory", "processes" it broke
+        that
             limit; "killed" its client asked for it or went away; "refused" it never started.
         code: its exit code, when it ended by itself.
         signal: the signal that ended it, otherwise.
@@ -102,17 +95,20 @@ class WarmServer:
     """Starts a warm process, and ends it and all its children on leaving.
 
     Args:
-        kind: "kernel" (children run a notebook kernel inside the sandbox) or "examiner" (children run a function
+        kind: "kernel" (children run a notebook kernel inside the sandbox) or "examiner" (children run a
+        function
             of ours outside it).
-        preload: modules to import before the first fork, in this order. Those that are not installed are passed
+        preload: modules to import before the first fork, in this order. Those that are not installed are
+        passed
             over; one that is there and fails stops the server.
-        packages: top-level packages that students may import although they lie outside the interpreter's folders.
-        readable: further files and folders that are visible, read-only, inside the sandbox. ``LABKIT_HOME`` is.
-        hidden: folders that are never visible; the project, home and current folders never are.
-        environment: further variables.
+        packages: top-level packages that students may import although they lie outside the interpreter's
+        folders. readable: further files and folders that are visible, read-only, inside the sandbox.
+        ``LABKIT_HOME`` is. hidden: folders that are never visible; the project, home and current folders
+        never are. environment: further variables.
 
     Attributes:
-        address: path of the unix socket to give to `start_child` and ``autograder.kernel``; other processes of this
+        address: path of the unix socket to give to `start_child` and ``autograder.kernel``; other processes
+        of this
             user may use it too.
 
     Raises:
@@ -136,7 +132,7 @@ class WarmServer:
         self.kind = kind
         if preload is None:
             preload = KERNEL_PRELOAD if kind == "kernel" else ()
-        self._config = {
+        self._config: dict[str, Any] = {
             "kind": kind,
             "preload": list(preload),
             "packages": list(packages),
@@ -164,12 +160,15 @@ class WarmServer:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(self.address)
         listener.listen(64)
-        environment = _environment(folder) | self._config["environment"]  # type: ignore[operator]
+        environment = _environment(folder) | self._config["environment"]
         home = environment["LABKIT_HOME"]
         with contextlib.suppress(OSError):
             os.makedirs(home, exist_ok=True)
-        self._config["readable"] += [home]  # type: ignore[operator]
-        code = "import sys; sys.path.insert(0, sys.argv[1]); from autograder.warm import main; main(int(sys.argv[2]))"
+        self._config["readable"] += [home]
+        code = (
+            "import sys; sys.path.insert(0, sys.argv[1]); "
+            "from autograder.warm_process import main; main(int(sys.argv[2]))"
+        )
         with listener, open(folder / "errors", "wb") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code, str(sandbox.project_root()), str(listener.fileno())],
@@ -187,7 +186,8 @@ class WarmServer:
 
     def wait_ready(self, timeout: float = 120) -> None:
         """Wait until the imports are done: 5 to 10 seconds with torch and transformers."""
-        assert self._process is not None and self._process.stdout is not None and self._folder is not None
+        if self._process is None or self._process.stdout is None or self._folder is None:
+            raise WarmError("The warm process has not been started.")
         ready, _, _ = select.select([self._process.stdout], [], [], timeout)
         said = self._process.stdout.readline().decode(errors="replace").strip() if ready else ""
         if said != "ready":
@@ -217,7 +217,7 @@ class WarmServer:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """All that the warm process learns from ours. A process's first environment stays readable in its memory."""
+    """All that the warm process learns of ours: a first environment stays readable in memory."""
     home = os.environ.get("LABKIT_HOME")
     if not home:
         import platformdirs
@@ -258,7 +258,7 @@ class Child:
         """How it ended, or None while it runs. Does not wait."""
         while self._end is None:
             try:
-                data = self._connection.recv(_LINE, socket.MSG_DONTWAIT)
+                data = self._connection.recv(MAX_LINE, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
             except OSError:
@@ -334,7 +334,8 @@ def start_child(
 
     Args:
         address: `WarmServer.address`.
-        entry: ``"module:function"`` to call in the child, as ``function(descriptors, limits, arguments, ready)``;
+        entry: ``"module:function"`` to call in the child, as ``function(descriptors, limits, arguments,
+        ready)``;
             it must call ``ready()`` once when it is up. Kernels use ``"autograder.boot:run_kernel"``.
         descriptors: file descriptors to give to the child, at most 16. The caller's own stay open.
         limits: its bounds.
@@ -354,286 +355,3 @@ def start_child(
         connection.close()
         raise WarmError(f"The warm process is not there any more ({error}).") from error
     return Child(connection)
-
-
-# ---------------------------------------------------------------- the warm process
-
-
-def main(listener_fd: int) -> None:
-    """The warm process: import, say "ready", then fork for every connection until standard input closes."""
-    # Ctrl-C in a terminal reaches the grader, which then closes our standard input.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    namespaces.die_with_parent()
-    listener = socket.socket(fileno=listener_fd)
-    config = json.loads(sys.stdin.buffer.readline())
-    sys.path[:] = [entry for entry in sys.path if entry]
-    try:
-        for name in config["preload"]:
-            _preload(name)
-        if config["kind"] == "kernel":
-            importlib.import_module("autograder.boot")
-            room = sandbox.room_for(
-                config["packages"],
-                config["readable"],
-                config["hidden"],
-                _kernel_environment(config["environment"]),
-            )
-        else:
-            room = None
-    except Exception as error:
-        traceback.print_exc()
-        print(f"{type(error).__name__}: {error}".replace("\n", " "), flush=True)
-        sys.exit(1)
-    gc.collect()
-    gc.freeze()  # a collection in a child would otherwise copy every page it looks at
-    remove_stale_groups()
-    print("ready", flush=True)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors leave no zombies
-    while True:
-        readable, _, _ = select.select([listener, sys.stdin], [], [])
-        if sys.stdin in readable:
-            os._exit(0)  # nothing is ever sent: this is the end of the one who started us
-        connection, _ = listener.accept()
-        descriptors: list[int] = []
-        try:
-            request, descriptors = _receive(connection)
-            if os.fork() == 0:
-                listener.close()
-                _supervise(connection, request, descriptors, room)
-                os._exit(0)
-        except (OSError, ValueError, KeyError) as error:
-            refusal = End("refused", message=f"The warm process refused: {error}.")
-            with contextlib.suppress(OSError):
-                _tell(connection, {"end": asdict(refusal)})
-        finally:
-            connection.close()
-            for number in descriptors:
-                os.close(number)
-
-
-def _preload(name: str) -> None:
-    try:
-        importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        # Passed over when the module itself, or the package that holds it, is not there.
-        if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
-            raise
-    names = [
-        Path(f"/proc/self/task/{task}/comm").read_text().strip() for task in os.listdir("/proc/self/task")
-    ]
-    started = [thread for thread in names[1:] if thread not in _IDLE_THREADS]
-    if started:
-        raise WarmError(f"importing {name} starts the thread {started[0]}, which a fork would not have")
-
-
-def _kernel_environment(more: dict[str, str]) -> dict[str, str]:
-    kept = ("MPLBACKEND", "LABKIT_HOME", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TOKENIZERS_PARALLELISM")
-    own = {name: os.environ[name] for name in kept if name in os.environ}
-    return own | {"IPYTHONDIR": "/tmp/.ipython", "MPLCONFIGDIR": "/tmp/.matplotlib"} | more
-
-
-def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    if uid != os.geteuid():
-        raise ValueError("the connection comes from another user")
-    connection.settimeout(5)
-    data, descriptors, _, _ = socket.recv_fds(connection, _LINE, _MAX_FDS)
-    try:
-        while not data.endswith(b"\n"):
-            more = connection.recv(_LINE)
-            if not more or len(data) > _LINE:
-                raise ValueError("the request is cut off or too long")
-            data += more
-        request = json.loads(data)
-        if request["fds"] != len(descriptors):
-            raise ValueError(f"{request['fds']} descriptors were announced and {len(descriptors)} came")
-        Limits.from_json(request["limits"])
-    except Exception:
-        for number in descriptors:
-            os.close(number)
-        raise
-    connection.settimeout(None)
-    return request, descriptors
-
-
-def _tell(connection: socket.socket, message: dict[str, Any]) -> None:
-    connection.sendall(json.dumps(message).encode() + b"\n")
-
-
-# ---------------------------------------------------------------- the supervisor
-
-
-class _Leave(BaseException):
-    """The warm process has ended."""
-
-
-def _leave(*_: object) -> None:
-    raise _Leave("The warm process has ended.")
-
-
-def _supervise(
-    connection: socket.socket, request: dict[str, Any], descriptors: list[int], room: sandbox.Room | None
-) -> None:
-    """Fork the child, watch the client and the child, and report. Runs in a fork of the warm process."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    # When the warm process ends, there is still a child to end and a control group to remove.
-    signal.signal(signal.SIGTERM, _leave)
-    namespaces.die_with_parent(signal.SIGTERM)
-    null = os.open("/dev/null", os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(null, standard)
-    limits = Limits.from_json(request["limits"])
-    slot = os.getpid()
-    group = make_group(f"autograder-{slot}", limits)
-    go, say_go = os.pipe()
-    hear, say = os.pipe()
-    child = 0
-    try:
-        if room is not None:
-            sandbox.enter_outer()
-            namespaces.die_with_parent(signal.SIGTERM)
-        child = os.fork()
-        if child == 0:
-            connection.close()
-            os.close(say_go)
-            os.close(hear)
-            _run(request, descriptors, limits, room, group, slot, go, say)
-        os.close(go)
-        os.close(say)
-        for number in descriptors:
-            os.close(number)
-        descriptors.clear()
-        if group is not None:
-            group.add(child)
-        os.write(say_go, b"g")
-        end = _watch(connection, child, hear, limits, group)
-    except (Exception, _Leave) as error:
-        end = End("refused", message=str(error) or type(error).__name__)
-        if child:
-            with contextlib.suppress(OSError):
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-    if group is not None:
-        group.remove()
-    with contextlib.suppress(OSError):
-        _tell(connection, {"end": asdict(end)})
-    connection.close()
-
-
-def _watch(
-    connection: socket.socket, child: int, hear: int, limits: Limits, group: ControlGroup | None
-) -> End:
-    handle = os.pidfd_open(child)
-    watchdog = Watchdog(child, limits) if group is None else None
-    cause: Literal["memory", "processes", "killed"] | None = None
-    watched: list[Any] = [connection, handle, hear]
-    said, waiting = b"", b""
-    while True:
-        ready, _, _ = select.select(watched, [], [], 0.05 if watchdog and said else None)
-        if hear in ready:
-            piece = os.read(hear, 4096)
-            said += piece
-            if not piece:
-                watched.remove(hear)
-                if said == b"ok":
-                    if watchdog:
-                        watchdog.start()
-                    with contextlib.suppress(OSError):
-                        _tell(connection, {"started": child})
-        if connection in ready:
-            try:
-                data = connection.recv(_LINE)
-            except OSError:
-                data = b""
-            if not data:
-                watched.remove(connection)
-                cause = cause or "killed"
-                os.kill(child, signal.SIGKILL)
-            *lines, waiting = (waiting + data).split(b"\n")
-            for line in lines:
-                number = json.loads(line)["signal"]
-                if number == signal.SIGKILL:
-                    cause = cause or "killed"
-                os.kill(child, number)
-        if watchdog and said == b"ok" and cause is None and (broken := watchdog.exceeded()):
-            cause = "memory" if broken == "memory" else "processes"
-            os.kill(child, signal.SIGKILL)
-        if handle in ready:
-            _, status = os.waitpid(child, 0)
-            return _end(status, said, cause, group, limits)
-
-
-def _end(status: int, said: bytes, cause: Any, group: ControlGroup | None, limits: Limits) -> End:
-    code = os.waitstatus_to_exitcode(status)
-    number = -code if code < 0 else None
-    exit_code = code if code >= 0 else None
-    if said and said != b"ok":
-        return End("refused", exit_code, number, said.decode(errors="replace"))
-    if cause is None and number == signal.SIGKILL and group is not None and group.out_of_memory():
-        cause = "memory"
-    if cause == "memory":
-        return End("memory", exit_code, number, f"It used more than {limits.memory_mb} MB of memory.")
-    if cause == "processes":
-        return End(
-            "processes", exit_code, number, f"It had more than {limits.processes} processes and threads."
-        )
-    if cause == "killed":
-        return End("killed", exit_code, number, "It was stopped from outside.")
-    if number is not None:
-        name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
-        if number == signal.SIGXCPU:
-            return End("signal", None, number, "It used more processor time than the notebook may take.")
-        return End("signal", None, number, f"It was ended by signal {name}.")
-    return End("exit", exit_code, None, f"It ended by itself with code {exit_code}.")
-
-
-def _run(
-    request: dict[str, Any],
-    descriptors: list[int],
-    limits: Limits,
-    room: sandbox.Room | None,
-    group: ControlGroup | None,
-    slot: int,
-    go: int,
-    say: int,
-) -> None:
-    """In the child: wait to be placed in the control group, enter the sandbox, call the entry. Never returns."""
-
-    def ready() -> None:
-        os.write(say, b"ok")
-        os.close(say)
-
-    code = 0
-    try:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        namespaces.die_with_parent()
-        if os.read(go, 1) != b"g":  # the supervisor died before it could be our parent to the end
-            os._exit(1)
-        os.close(go)
-        if room is not None:
-            sandbox.enter(room, limits, group, slot, keep=[say, *descriptors])
-        else:
-            os.setsid()
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        importlib.invalidate_caches()
-        _fresh_randomness(limits)
-        module, _, name = request["entry"].partition(":")
-        function: Callable[..., None] = getattr(importlib.import_module(module), name)
-        function(descriptors, limits, request["arguments"], ready)
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    except BaseException as error:
-        code = 1
-        with contextlib.suppress(OSError):
-            os.write(say, f"{type(error).__name__}: {error}".encode()[:2000])
-    finally:
-        os._exit(code)
-
-
-def _fresh_randomness(limits: Limits) -> None:
-    """Libraries that are loaded: give them seeds of their own and their number of threads."""
-    if (numpy := sys.modules.get("numpy")) is not None:
-        numpy.random.seed()
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.seed()
-        torch.set_num_threads(limits.threads)

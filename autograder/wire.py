@@ -18,8 +18,8 @@ class WireClosed(ConnectionError):
 class Wire:
     """One end of a connected stream socket.
 
-    A deadline is of ``time.monotonic()``; None waits for ever. A message that is half received when the deadline
-    passes is kept, and the next `receive` goes on with it.
+    A deadline is of ``time.monotonic()``; None waits for ever. A message that is half received when the
+    deadline passes is kept, and the next `receive` goes on with it.
     """
 
     def __init__(self, sock: socket.socket, max_bytes: int = MAX_BYTES) -> None:
