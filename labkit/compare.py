@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -103,13 +103,19 @@ SHOP_TRAINING = TrainConfig(epochs=1, batch_size=32, learning_rate=5e-5, max_len
 CHORUS_TRAINING = TrainConfig(epochs=1, batch_size=32, learning_rate=5e-5, max_length=32, seed=0)
 
 
-def compare_shop(size: str = "small", seed: int = 0, device: str | None = None) -> Comparison:
+def compare_shop(
+    size: str = "small",
+    seed: int = 0,
+    device: str | None = None,
+    learn_from: Literal["catalogue", "clicks", "both"] = "catalogue",
+) -> Comparison:
     """Compare the four systems on the test queries of the simulated shop.
 
     Args:
         size: of the market.
         seed: of the market.
         device: where the encoder runs; the fastest one when left out.
+        learn_from: what fine-tuning learns from; see ``labkit.data.pairs.shop_pairs``.
 
     Returns:
         The comparison; about a minute and a half on two CPU cores for ``"small"``.
@@ -136,7 +142,7 @@ def compare_shop(size: str = "small", seed: int = 0, device: str | None = None) 
     with clock("zero-shot"):
         zero_shot = _dense(encoder, titles, texts, SHOP_TRAINING.max_length)
     with clock("fine-tuning"):
-        examples, not_negative = shop_pairs(market)
+        examples, not_negative = shop_pairs(market, learn_from)
         history = fine_tune(encoder, examples, SHOP_TRAINING, not_negative=not_negative)
     with clock("fine-tuned"):
         tuned = _dense(encoder, titles, texts, SHOP_TRAINING.max_length)
@@ -165,7 +171,7 @@ def compare_shop(size: str = "small", seed: int = 0, device: str | None = None) 
         settings={
             "bm25": bm25_settings,
             "encoder reads": f"titles, {SHOP_TRAINING.max_length} tokens",
-            "fine-tuning": f"{len(examples)} examples from {market.sessions.height} logged impressions, "
+            "fine-tuning": f"{len(examples)} examples from {learn_from}, "
             f"{len(history.losses)} steps at {SHOP_TRAINING.learning_rate:g}",
             "fusion": fusion,
             "device": str(choose_device(device)),

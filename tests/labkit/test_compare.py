@@ -84,9 +84,12 @@ def test_catalogue_examples_are_right_by_their_attributes():
 
 def test_the_mixture_never_uses_a_held_out_query_of_the_log():
     market = shop.load("tiny")
-    examples, _ = shop_pairs(market, catalogue=50, clicked=70)
-    assert len(examples) == 120
-    assert {example[0] for example in examples[50:]} <= set(market.queries_of("train")["text"])
+    train = set(market.queries_of("train")["text"])
+    both, _ = shop_pairs(market, "both")
+    assert {example[0] for example in both[1200:]} <= train
+    clicks, _ = shop_pairs(market, "clicks")
+    assert {example[0] for example in clicks} <= train
+    assert len(shop_pairs(market)[0]) == 1800
 
 
 def test_chorus_examples_leave_the_held_out_queries_out():
