@@ -144,8 +144,7 @@ class GradingClient(NotebookClient):
         except DeadKernelError:
             await self._find_cause(index)
         finally:
-            if not task.done():
-                await self._give_up(task)
+            await self._give_up(task)
             if self.ended:
                 part.cell.outputs.append(_error("DeadKernelError", self.ended.text(self.lang)))
 
@@ -228,10 +227,11 @@ class GradingClient(NotebookClient):
             self.ended = Ended("signal", self._where(index), {"signal": end.signal or "?"})
 
     async def _give_up(self, task: asyncio.Future[Any]) -> None:
-        """Cancel an nbclient execution that will never finish, with the tasks it started."""
-        if self.task_poll_for_reply is not None:
-            self.task_poll_for_reply.cancel()
-        task.cancel()
+        """Cancel an nbclient execution that may never finish, with the tasks it started, and hear its end."""
+        if not task.done():
+            if self.task_poll_for_reply is not None:
+                self.task_poll_for_reply.cancel()
+            task.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await task
 
