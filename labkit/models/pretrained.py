@@ -124,6 +124,8 @@ def _tracked(batches: list[list[int]], label: str | None) -> Iterator[list[int]]
     if label is None:
         yield from batches
         return
-    from rich.progress import track  # a bare machine without rich still encodes
+    from rich.console import Console  # a bare machine without rich still encodes
+    from rich.progress import track
 
-    yield from track(batches, description=label, transient=True)
+    # To stderr: stdout is for results.
+    yield from track(batches, description=label, transient=True, console=Console(stderr=True))

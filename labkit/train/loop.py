@@ -230,6 +230,7 @@ def _bar(steps: int, shown: bool) -> Iterator[Callable[[int, History], None]]:
     if not shown:
         yield lambda done, history: None
         return
+    from rich.console import Console
     from rich.progress import (  # a bare machine without rich still trains
         BarColumn,
         MofNCompleteColumn,
@@ -238,8 +239,9 @@ def _bar(steps: int, shown: bool) -> Iterator[Callable[[int, History], None]]:
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn("Training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.description}"), transient=True) as bar:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    # To stderr: stdout is for results.
+    with Progress("Training", *columns, transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=steps)
 
         def advance(done: int, history: History) -> None:
