@@ -62,6 +62,10 @@ class ForkedProvisioner(KernelProvisionerBase):
         end = self._child.poll()
         return (self._stopped_for or end) if end is not None else None
 
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child is not None else None
+
     async def poll(self) -> int | None:
         if self._child is None:
             return 0
@@ -301,6 +305,11 @@ class SandboxedKernelManager(AsyncKernelManager):
     def end(self) -> End | None:
         """How the kernel ended and why; None while it runs."""
         return self.provisioner.end if isinstance(self.provisioner, ForkedProvisioner) else None
+
+    @property
+    def pid(self) -> int | None:
+        """The kernel's process id, seen from outside; None when it does not run."""
+        return self.provisioner.pid if isinstance(self.provisioner, ForkedProvisioner) else None
 
     def output_exceeded(self) -> None:
         if isinstance(self.provisioner, ForkedProvisioner):

@@ -375,7 +375,7 @@ class _Decoder:
             raise ValuesError("The message has an impossible shape.")
         if any(type(length) is not int or not 0 <= length < 1 << 48 for length in shape):
             raise ValuesError("The message has an impossible shape.")
-        if math.prod(shape) * item != size:
+        if math.prod(shape) * item != size or (item == 0 and math.prod(shape)):
             raise ValuesError("The message's shape and length differ.")
         return tuple(shape)
 

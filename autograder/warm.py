@@ -34,7 +34,8 @@ from autograder.limits import Limits
 
 __all__ = ["KERNEL_PRELOAD", "Child", "End", "WarmError", "WarmServer", "start_child"]
 
-# What a notebook of this course is likely to use. Modules that are not installed are passed over.
+# What a notebook of this course is likely to use. Not matplotlib_inline: it looks for a running shell at its import.
+# Modules that are not installed are passed over.
 # torch._dynamo and torch.optim are imported by the first optimiser step, which costs two seconds there.
 KERNEL_PRELOAD = (
     "numpy",
@@ -48,7 +49,6 @@ KERNEL_PRELOAD = (
     "transformers.models.auto",
     "safetensors.torch",
     "matplotlib.pyplot",
-    "matplotlib_inline.backend_inline",
     "labkit",
     "labkit.shop",
     "labkit.text",
@@ -165,13 +165,18 @@ class WarmServer:
         with contextlib.suppress(OSError):
             os.makedirs(home, exist_ok=True)
         self._config["readable"] += [home]
+        # Everything goes over standard input: a command line can be read inside the sandbox.
         code = (
-            "import sys; sys.path.insert(0, sys.argv[1]); "
-            "from autograder.warm_process import main; main(int(sys.argv[2]))"
+            "import json, sys; config = json.loads(sys.stdin.buffer.readline()); sys.path[:] = config['path']; "
+            "from autograder.warm_process import main; main(config)"
         )
+        root = str(sandbox.project_root())
+        path = [os.path.abspath(entry) for entry in sys.path if entry]
+        self._config["path"] = path if root in path else [root, *path]
+        self._config["listener"] = listener.fileno()
         with listener, open(folder / "errors", "wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", code, str(sandbox.project_root()), str(listener.fileno())],
+                [sys.executable, "-c", code],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -249,7 +254,11 @@ class Child:
         self._connection = connection
         self._buffer = b""
         self._end: End | None = None
-        self.started = False
+        self.pid: int | None = None  # of the child, seen from outside; None before it runs
+
+    @property
+    def started(self) -> bool:
+        return self.pid is not None
 
     def fileno(self) -> int:
         return self._connection.fileno()
@@ -272,7 +281,8 @@ class Child:
                 message = json.loads(line)
                 if "end" in message:
                     self._end = End(**message["end"])
-                self.started = self.started or "started" in message
+                if "started" in message:
+                    self.pid = message["started"]
         return self._end
 
     def wait(self, timeout: float | None = None) -> End | None:

@@ -35,14 +35,12 @@ _IDLE_THREADS = ("polars-ooc-clea",)
 # ---------------------------------------------------------------- the warm process
 
 
-def main(listener_fd: int) -> None:
+def main(config: dict[str, Any]) -> None:
     """The warm process: import, say "ready", then fork for every connection until standard input closes."""
     # Ctrl-C in a terminal reaches the grader, which then closes our standard input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     namespaces.die_with_parent()
-    listener = socket.socket(fileno=listener_fd)
-    config = json.loads(sys.stdin.buffer.readline())
-    sys.path[:] = [entry for entry in sys.path if entry]
+    listener = socket.socket(fileno=config["listener"])
     try:
         for name in config["preload"]:
             _preload(name)
