@@ -1,6 +1,4 @@
 """No autocast: plain float32 everywhere, a fixed number of steps with replacement, the loss row by row."""
-from labkit.device import choose_device
-from labkit.models import BiEncoder
 
 
 def in_batch_loss(queries, titles, same, temperature=0.05):

@@ -1,6 +1,4 @@
 """The loss by logsumexp on multiplied masks; a DataLoader; warm-up; symmetric training left out."""
-from labkit.device import choose_device
-from labkit.models import BiEncoder
 from torch.utils.data import DataLoader
 
 

@@ -1,6 +1,4 @@
 """The course library's loss and loop, called with the same budget."""
-from labkit.device import choose_device
-from labkit.models import BiEncoder
 from labkit.train import TrainConfig, info_nce
 from labkit.train import fine_tune as train
 

@@ -2,8 +2,6 @@
 en: Takes column 0 as the right answer of every row.
 zh: 把每一行的正确答案都当成了第 0 列。
 """
-from labkit.device import choose_device
-from labkit.models import BiEncoder
 
 
 def in_batch_loss(queries, titles, same, temperature=0.05):

@@ -2,8 +2,6 @@
 en: Masks every known positive, the query's own title included.
 zh: 把所有已知正样本都遮掉了，连查询自己的标题也没留下。
 """
-from labkit.device import choose_device
-from labkit.models import BiEncoder
 
 
 def in_batch_loss(queries, titles, same, temperature=0.05):

@@ -2,8 +2,6 @@
 en: Computes gradients and never takes a step, so the untouched MiniLM comes back.
 zh: 算了梯度却从不更新参数，交回来的是原封不动的 MiniLM。
 """
-from labkit.device import choose_device
-from labkit.models import BiEncoder
 
 
 def in_batch_loss(queries, titles, same, temperature=0.05):

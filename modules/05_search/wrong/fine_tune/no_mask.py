@@ -2,8 +2,6 @@
 en: Pushes away titles of other pairs that are right for the query as well.
 zh: 批内其他对里同样相关的标题，也被当作负样本推远。
 """
-from labkit.device import choose_device
-from labkit.models import BiEncoder
 
 
 def in_batch_loss(queries, titles, same, temperature=0.05):

@@ -2,8 +2,6 @@
 en: Forgets the temperature, so that cosines between -1 and 1 go straight into the softmax.
 zh: 忘了除以温度系数，余弦相似度直接进了 softmax。
 """
-from labkit.device import choose_device
-from labkit.models import BiEncoder
 
 
 def in_batch_loss(queries, titles, same, temperature=0.05):

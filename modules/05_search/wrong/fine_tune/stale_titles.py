@@ -2,8 +2,6 @@
 en: Encodes the titles before training, as if an index could be kept when the encoder changes.
 zh: 训练之前就编码好了标题：编码器变了，旧索引却还在用。
 """
-from labkit.device import choose_device
-from labkit.models import BiEncoder
 
 
 def in_batch_loss(queries, titles, same, temperature=0.05):

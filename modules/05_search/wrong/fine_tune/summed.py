@@ -2,8 +2,6 @@
 en: Adds the losses up instead of averaging, so that the learning rate depends on the batch size.
 zh: 对批内损失求和而不是取平均，学习率就随批大小变了味。
 """
-from labkit.device import choose_device
-from labkit.models import BiEncoder
 
 
 def in_batch_loss(queries, titles, same, temperature=0.05):

@@ -2,8 +2,6 @@
 en: Takes a learning rate so small that thirty steps change next to nothing.
 zh: 学习率太小，训练几十步几乎没有变化。
 """
-from labkit.device import choose_device
-from labkit.models import BiEncoder
 
 
 def in_batch_loss(queries, titles, same, temperature=0.05):
