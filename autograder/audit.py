@@ -202,7 +202,7 @@ def kill_matrix(result: Audit) -> list[Table]:
         outcomes = [outcome for outcome in result.outcomes if outcome.answer.exercise == exercise]
         columns = list(dict.fromkeys(cell.grade_id for outcome in outcomes for cell in outcome.cells))
         table = Table(title=exercise or "whole notebook", title_justify="left", header_style="bold")
-        table.add_column("answer")
+        table.add_column("answer", overflow="fold")
         for column in columns:
             table.add_column(column)
         for answer in dict.fromkeys(outcome.answer for outcome in outcomes):

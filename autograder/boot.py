@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -110,6 +111,8 @@ def run_kernel(
     """
     BoundedOutStream.allowance = limits.output_kb * 1024
     sys.path[:] = [entry for entry in sys.path if entry and os.path.exists(entry)]
+    if os.getcwd() == "/":  # no sandbox (--trust-submissions): a folder that goes when the warm process ends
+        os.chdir(tempfile.mkdtemp(prefix="work-", dir=os.environ["HOME"]))
     app = SandboxedKernelApp.instance(
         descriptors=dict(enumerate(descriptors[: len(CHANNELS)], start=1)), transport="ipc", ip="kernel"
     )

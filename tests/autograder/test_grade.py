@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,13 @@ import pytest
 import small_course as small
 
 from autograder import report
+from autograder.format import Role
 from autograder.grade import grade_assignment, submission_seed
 from autograder.gradebook import GradebookWriter
 from autograder.limits import Limits
 from autograder.report import Kind
 from autograder.sandbox import isolation
+from autograder.source import load_sources
 
 pytestmark = pytest.mark.skipif(isolation().level != "full", reason=isolation().reason)
 
@@ -296,6 +299,53 @@ def test_nbgraders_autograde_command_runs_in_the_sandbox(course, results, tmp_pa
 
 
 @pytest.mark.slow
+def test_trusted_submissions_run_without_a_sandbox(tmp_path):
+    root = small.make_course(tmp_path / "course-root")
+    text = MEAN + "import os\nopen('here.txt', 'w').write(os.getcwd())"
+    small.submit(root, "right", small.answered(mean=text, shift=SHIFT))
+    (result,) = grade_assignment(root, small.ASSIGNMENT, limits=LIMITS, trusted=True)
+    assert result.earned == 5
+    assert not Path("/here.txt").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (small.ROOT / "solutions" / "en" / "05_search").is_dir(), reason="not built")
+def test_nbgraders_own_autograde_agrees_on_module_05(tmp_path):
+    """The real homework: the author's solution, and a class's worth of mistakes in one notebook."""
+    root = tmp_path / "course-root"
+    for folder in ("course", "solutions/en", "assignments/en"):
+        (root / folder).mkdir(parents=True)
+    (root / "course" / "syllabus.yml").write_text("modules: [05_search]\n")
+    config = (small.ROOT / "nbgrader_config.py").read_text() + "del c.Autograde.autograde_preprocessors\n"
+    (root / "nbgrader_config.py").write_text(config)
+    for folder in ("solutions/en/05_search", "assignments/en/05_search"):
+        shutil.copytree(small.ROOT / folder, root / folder)
+    source = next(iter(load_sources(root, "05_search").values()))
+    wrong = {path.parent.name: path for path in (small.ROOT / "modules/05_search/wrong").glob("*/*.py")}
+    for student in ("solution", "mistakes", "blank"):
+        notebook = nbformat.read(root / "assignments/en/05_search/homework.ipynb", as_version=4)
+        for cell in source.cells:
+            if cell.role is Role.SOLUTION and student != "blank":
+                mistaken = student == "mistakes" and cell.exercise in wrong
+                text = wrong[cell.exercise].read_text() if mistaken else cell.text
+                small.find(notebook, cell.grade_id).source = text
+        folder = root / "submitted" / student / "05_search"
+        folder.mkdir(parents=True)
+        nbformat.write(notebook, folder / "homework.ipynb")
+    ours = {
+        (result.student, cell.grade_id): cell.earned
+        for result in grade_assignment(root, "05_search", run_seed=0)
+        for cell in result.cells
+    }
+    shutil.rmtree(root / "autograded")
+    command = [sys.executable, "-m", "nbgrader", "autograde", "05_search"]
+    subprocess.run(command, cwd=root, env=environment(), check=True, capture_output=True)
+    theirs = cell_scores(root, ["solution", "mistakes", "blank"], "05_search")
+    assert ours == theirs
+    assert 0 < sum(ours.values()) < sum(cell.points for cell in source.cells) * 3
+
+
+@pytest.mark.slow
 def test_the_command_line(course, results):
     done = autograder(course, "grade", small.ASSIGNMENT, "--json")
     data = json.loads(done.stdout)
@@ -321,13 +371,15 @@ def test_wrong_usage_says_what_to_do(course, tmp_path):
     assert autograder(course, "grade").returncode == 2
 
 
-def cell_scores(root: Path, students: list[str]) -> dict[tuple[str, str], float]:
+def cell_scores(
+    root: Path, students: list[str], assignment: str = small.ASSIGNMENT
+) -> dict[tuple[str, str], float]:
     from nbgrader.api import Gradebook
 
     scores = {}
     with Gradebook(f"sqlite:///{root / 'gradebook.db'}") as book:
         for student in students:
-            for grade in book.find_submission_notebook("homework", small.ASSIGNMENT, student).grades:
+            for grade in book.find_submission_notebook("homework", assignment, student).grades:
                 scores[student, grade.name] = grade.score
     return scores
 
