@@ -19,13 +19,17 @@ from queue import Empty
 
 import psutil
 
-from autograder.attacks import ATTACKS, LIMITS, Attack, Ground, Outcome
+from autograder.attacks import LIMITS, Attack, Ground, Outcome
+from autograder.intrusions import INTRUSIONS
 from autograder.kernel import sandboxed_kernel
 from autograder.limits import Watchdog
-from autograder.sandbox import Isolation, isolation, project_root
+from autograder.overuse import OVERUSE
+from autograder.sandbox import Isolation, isolation, project_root, room_for
 from autograder.warm import WarmError, WarmServer
 
-__all__ = ["AttackResult", "Report", "doctor", "examine_sandbox", "main"]
+ATTACKS: tuple[Attack, ...] = INTRUSIONS + OVERUSE
+
+__all__ = ["ATTACKS", "AttackResult", "Report", "doctor", "examine_sandbox", "main"]
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,12 @@ def _attack(attack: Attack, ground: Ground, server: WarmServer) -> AttackResult:
         held, why = attack.judge(ground, outcome)
     except (KeyError, TypeError, ValueError, AttributeError):
         held, why = False, "it printed something else than its evidence"
+    if not held and not outcome.evidence:
+        last = outcome.text.strip().splitlines()[-1:] or ["it printed nothing"]
+        ended = (
+            outcome.end.message if outcome.end else f"it took over {attack.seconds:.0f} s" * outcome.stopped
+        )
+        why = f"{why} ({ended or last[0][:200]})"
     return AttackResult(attack.name, held, f"Tried to {attack.goal}: {why}.")
 
 
@@ -167,7 +177,7 @@ def _ground() -> Iterator[tuple[Ground, WarmServer]]:
     listeners: list[socket.socket] = []
     try:
         with (
-            tempfile.TemporaryDirectory(prefix="doctor-") as folder,
+            tempfile.TemporaryDirectory(prefix=".autograder-doctor-", dir=_place()) as folder,
             WarmServer("kernel", preload=(), hidden=[folder]) as server,
         ):
             secret = Path(folder, "gradebook.txt")
@@ -184,7 +194,8 @@ def _ground() -> Iterator[tuple[Ground, WarmServer]]:
             abstract.bind("\0" + name)
             abstract.listen()
             listeners = [tcp, udp, abstract]
-            ground = Ground(token, secret, project_root(), server.address, port, name, addresses)
+            visible = [*room_for((), server.readable).visible, str(project_root() / "labkit")]
+            ground = Ground(token, secret, project_root(), server.address, port, name, addresses, visible)
             for listener in listeners:
                 threading.Thread(target=_listen, args=(listener, ground), daemon=True).start()
             yield ground, server
@@ -194,6 +205,12 @@ def _ground() -> Iterator[tuple[Ground, WarmServer]]:
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
+
+
+def _place() -> str | None:
+    """A folder for the secret over which the sandbox has none of its own: home, if it can be written."""
+    home = os.path.expanduser("~")
+    return home if os.access(home, os.W_OK) else None
 
 
 def _listen(listener: socket.socket, ground: Ground) -> None:

@@ -27,9 +27,10 @@ def build_root(visible: Sequence[str], hidden: Sequence[str], disk_mb: int, uid:
     os.chdir("/")
     ns.mount("tmpfs", "/new", "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "size=8m,mode=0755")
     read_only = ["/new"]
+    # The empty folders first: what is visible may lie in /tmp, or in the home of a user named student.
+    _scratch(disk_mb, uid, gid)
     _show(visible, hidden, read_only)
     _fill_etc(uid, gid)
-    _scratch(disk_mb, uid, gid)
     os.mkdir("/new/proc")
     ns.mount("proc", "/new/proc", "proc", ns.MS_NOSUID | ns.MS_NODEV | ns.MS_NOEXEC)
     _devices()

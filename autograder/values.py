@@ -32,7 +32,7 @@ __all__ = ["MAX_BYTES", "ValuesError", "decode", "encode"]
 MAX_BYTES = 64 * 1024 * 1024  # one message
 MAX_SKELETON = 16 * 1024 * 1024  # its part without the contents of arrays, tensors and frames
 MAX_DEPTH = 64  # containers within containers
-MAX_NODES = 2_000_000  # items of all containers
+MAX_NODES = 1_000_000  # items of all containers
 MAX_INT_BITS = 1 << 20
 
 # Tags of the skeleton's arrays. "h" (a handle) and "f" (a function of the other side) are left to the caller.

@@ -34,7 +34,7 @@ from autograder.limits import Limits
 
 __all__ = ["KERNEL_PRELOAD", "Child", "End", "WarmError", "WarmServer", "start_child"]
 
-# What a notebook of this course is likely to use. Not matplotlib_inline: it looks for a running shell at its import.
+# What a notebook is likely to use. Not matplotlib_inline: its import looks for a running shell.
 # Modules that are not installed are passed over.
 # torch._dynamo and torch.optim are imported by the first optimiser step, which costs two seconds there.
 KERNEL_PRELOAD = (
@@ -167,8 +167,8 @@ class WarmServer:
         self._config["readable"] += [home]
         # Everything goes over standard input: a command line can be read inside the sandbox.
         code = (
-            "import json, sys; config = json.loads(sys.stdin.buffer.readline()); sys.path[:] = config['path']; "
-            "from autograder.warm_process import main; main(config)"
+            "import json, sys; config = json.loads(sys.stdin.buffer.readline()); "
+            "sys.path[:] = config['path']; from autograder.warm_process import main; main(config)"
         )
         root = str(sandbox.project_root())
         path = [os.path.abspath(entry) for entry in sys.path if entry]
@@ -200,6 +200,11 @@ class WarmServer:
             why = said or (errors[-1] if errors else f"no answer in {timeout:.0f} seconds")
             self.stop()
             raise WarmError(f"The warm {self.kind} process did not start: {why}")
+
+    @property
+    def readable(self) -> list[str]:
+        """Files and folders that are visible inside beside the interpreter and the packages."""
+        return list(self._config["readable"])
 
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None

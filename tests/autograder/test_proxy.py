@@ -156,8 +156,8 @@ def student(server):
 
 @pytest.fixture
 def run(student):
-    exports = "SIZE double number_of_calls cheat cheat_inside lying_list fail nested sleep spin Model forever squares"
-    exports += " each swallow Keeper missing"
+    exports = "SIZE double number_of_calls cheat cheat_inside lying_list fail nested sleep spin Model"
+    exports += " forever squares each swallow Keeper missing"
 
     def run(code):
         namespace = TestNamespace(student, exports.split())
