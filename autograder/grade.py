@@ -180,6 +180,8 @@ def _reason(result: SubmissionResult, ended: str, slow: Sequence[str]) -> str:
         main = "Nothing was answered."
     elif all(cell.kind is Kind.CORRECT for cell in checked):
         main = "All checks passed."
+        if blank_answers := [cell.grade_id for cell in result.cells if cell.kind is Kind.NOT_ATTEMPTED]:
+            main += f" Not answered: {', '.join(blank_answers)}."
     else:
         lost = [e for e in exercises if e.kind not in (Kind.CORRECT, Kind.MANUAL)]
         words = {Kind.NOT_ATTEMPTED: "not attempted", Kind.RAISED: "error"}

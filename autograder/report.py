@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -178,31 +179,35 @@ def load(path: Path) -> dict[str, SubmissionResult]:
 def grade_table(results: Iterable[SubmissionResult], exercises: Sequence[str]) -> Table:
     """One row per student: points by exercise, total, and one plain reason.
 
-    Cells that a person grades count towards the maximum and are marked ``+?`` until that is done.
+    Exercises are numbered, with their maximum below the number and their names below the table, so that the
+    reason has room in a terminal of 80 columns. ``?`` is a written answer that waits for a person.
     """
-    table = Table(header_style="bold", pad_edge=False)
-    table.add_column("student", no_wrap=True)
-    for name in exercises:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("total", justify="right", no_wrap=True)
-    table.add_column("reason", overflow="fold")
-    for result in sorted(results, key=lambda result: result.student):
+    results = sorted(results, key=lambda result: result.student)
+    most = {
+        name: max((r.exercises[name].max for r in results if name in r.exercises), default=0)
+        for name in exercises
+    }
+    names = [f"{number} {name}" for number, name in enumerate(exercises, start=1)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=" · ".join(names), caption_justify="left")
+    table.add_column("student", overflow="fold", max_width=24)
+    for number, name in enumerate(exercises, start=1):
+        table.add_column(f"{number}\n/{_number(most[name])}", justify="right", no_wrap=True)
+    table.add_column(f"total\n/{_number(sum(most.values()))}", justify="right", no_wrap=True)
+    table.add_column("reason", overflow="fold", ratio=1, min_width=24)
+    for result in results:
         by_name = result.exercises
         scores = [_score(by_name.get(name)) for name in exercises]
-        total = f"{_number(result.earned)}/{_number(result.max)}"
-        if any(cell.kind is Kind.MANUAL for cell in result.cells):
-            total += " +?"
         style = None if result.status == "graded" else "red"
-        table.add_row(escape(result.student), *scores, total, escape(result.reason), style=style)
+        table.add_row(
+            escape(result.student), *scores, _number(result.earned), escape(result.reason), style=style
+        )
     return table
 
 
 def _score(exercise: ExerciseResult | None) -> str:
     if exercise is None:
         return "-"
-    if exercise.kind is Kind.MANUAL:
-        return f"?/{_number(exercise.max)}"
-    return f"{_number(exercise.earned)}/{_number(exercise.max)}"
+    return "?" if exercise.kind is Kind.MANUAL else _number(exercise.earned)
 
 
 def _number(points: float) -> str:

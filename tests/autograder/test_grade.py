@@ -316,7 +316,8 @@ def test_nbgraders_own_autograde_agrees_on_module_05(tmp_path):
     for folder in ("course", "solutions/en", "assignments/en"):
         (root / folder).mkdir(parents=True)
     (root / "course" / "syllabus.yml").write_text("modules: [05_search]\n")
-    config = (small.ROOT / "nbgrader_config.py").read_text() + "del c.Autograde.autograde_preprocessors\n"
+    config = (small.ROOT / "nbgrader_config.py").read_text()
+    config += "del c.Autograde.autograde_preprocessors\nc.Execute.timeout = 300\n"
     (root / "nbgrader_config.py").write_text(config)
     for folder in ("solutions/en/05_search", "assignments/en/05_search"):
         shutil.copytree(small.ROOT / folder, root / folder)
