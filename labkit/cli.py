@@ -181,17 +181,14 @@ def _show(comparison: Comparison, figure: Path) -> None:
         cells = [cell for s in row for cell in (f"{s.mean:.3f}", f"{s.low:.3f} to {s.high:.3f}")]
         table.add_row(row[0].name, *cells)
     console.print(table)
-    tests = Table(title=f"Paired permutation tests on {next(iter(comparison.measures))}")
-    for name in ("comparison", "difference", "p", "p (Holm)"):
-        tests.add_column(name, justify="left" if name == "comparison" else "right")
-    for test in comparison.tests:
-        tests.add_row(
-            f"{test.better} over {test.than}",
-            f"{test.difference:+.3f}",
-            f"{test.p:.4f}",
-            f"{test.p_holm:.4f}",
-        )
-    console.print(tests)
+    for measure in comparison.measures:
+        tests = Table(title=f"Paired permutation tests on {measure}")
+        for name in ("comparison", "difference", "p", "p (Holm)"):
+            tests.add_column(name, justify="left" if name == "comparison" else "right")
+        for test in (test for test in comparison.tests if test.measure == measure):
+            numbers = (f"{test.difference:+.3f}", f"{test.p:.4f}", f"{test.p_holm:.4f}")
+            tests.add_row(f"{test.better} over {test.than}", *numbers)
+        console.print(tests)
     for name, value in comparison.settings.items():
         console.print(f"{name}: {value}", highlight=False)
     spent = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in comparison.seconds.items())

@@ -57,11 +57,12 @@ class System:
 class Test:
     """A paired comparison of two systems on the same queries."""
 
-    better: str
+    measure: str
+    better: str  # the one expected to be better; a negative difference says that it is not
     than: str
     difference: float  # of the means
     p: float  # of the paired permutation test, two-sided
-    p_holm: float  # the same, corrected for the number of comparisons (Holm 1979)
+    p_holm: float  # the same, corrected for the comparisons on this measure (Holm 1979)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Comparison:
     title: str
     queries: int
     products: int
-    measures: dict[str, list[System]]  # by measure; the first one is tested
+    measures: dict[str, list[System]]  # by measure
     tests: list[Test]
     kinds: dict[str, dict[str, float]]  # mean of the first measure by kind of query and system
     settings: dict[str, Any]  # what was chosen, and where
@@ -118,7 +119,7 @@ def compare_shop(
         learn_from: what fine-tuning learns from; see ``labkit.data.pairs.shop_pairs``.
 
     Returns:
-        The comparison; about a minute and a half on two CPU cores for ``"small"``.
+        The comparison.
     """
     clock = _Clock()
     with clock("market"):
@@ -159,7 +160,7 @@ def compare_shop(
         systems = [System.of(name, measured("test", ids)) for name, ids in zip(SYSTEMS, runs, strict=True)]
         kind = splits["test"]["kind"].to_numpy()
         kinds = {k: {s.name: float(s.values[kind == k].mean()) for s in systems} for k in _kinds(kind)}
-        tests = _tests(systems)
+        tests = _tests(str(MEASURE), systems)
     return Comparison(
         data=f"shop-{size}-{seed}",
         title=f"Search in the simulated shop ({size}, seed {seed}): {len(kind)} test queries",
@@ -247,6 +248,7 @@ def compare_chorus(folds: int = 3, seed: int = 0, device: str | None = None) -> 
         ]
         systems = [System.of(name, values) for name, values in zip(SYSTEMS, plain, strict=True)]
         condensed = [System.of(name, values) for name, values in zip(SYSTEMS, short, strict=True)]
+        measures = {str(MEASURE): systems, f"condensed {MEASURE}": condensed}
         known = [
             np.mean([[d in judged[q] for d in row[:10]] for q, row in zip(chosen, ids, strict=True)])
             for ids in runs
@@ -256,8 +258,8 @@ def compare_chorus(folds: int = 3, seed: int = 0, device: str | None = None) -> 
         title=f"Search in Chorus Electronics: {len(chosen)} queries, cross-validated",
         queries=len(chosen),
         products=len(titles),
-        measures={str(MEASURE): systems, f"condensed {MEASURE}": condensed},
-        tests=_tests(systems),
+        measures=measures,
+        tests=[test for measure, found in measures.items() for test in _tests(measure, found)],
         kinds={},
         settings={
             "bm25": "k1=1.2, b=0.75, S-stemmer; title and short description",
@@ -350,7 +352,7 @@ def _kinds(kind: np.ndarray) -> list[str]:
     return [k for k in usual if k in kind] + sorted(set(kind) - set(usual))
 
 
-def _tests(systems: list[System]) -> list[Test]:
+def _tests(measure: str, systems: list[System]) -> list[Test]:
     named = {system.name: system for system in systems}
     plan = [("fine-tuned", "BM25"), ("fine-tuned", "zero-shot")]
     plan += [("hybrid", other) for other in SYSTEMS[:3]]
@@ -359,7 +361,9 @@ def _tests(systems: list[System]) -> list[Test]:
     for rank, i in enumerate(np.argsort(p)):
         floor = max(floor, min(1.0, p[i] * (len(p) - rank)))
         holm[i] = floor
-    return [Test(a, b, named[a].mean - named[b].mean, p[i], holm[i]) for i, (a, b) in enumerate(plan)]
+    return [
+        Test(measure, a, b, named[a].mean - named[b].mean, p[i], holm[i]) for i, (a, b) in enumerate(plan)
+    ]
 
 
 class _Clock:

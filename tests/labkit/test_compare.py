@@ -29,7 +29,7 @@ def made_up(kinds=True, condensed=False):
     measures = {"nDCG@10": systems} | ({"condensed nDCG@10": systems} if condensed else {})
     by_kind = {kind: {s.name: s.mean for s in systems} for kind in ("plain", "long_tail")} if kinds else {}
     return Comparison(
-        "made-up", "Made up: 40 queries", 40, 500, measures, _tests(systems), by_kind, {"a": "b"}
+        "made-up", "Made up: 40 queries", 40, 500, measures, _tests("nDCG@10", systems), by_kind, {"a": "b"}
     )
 
 
@@ -112,6 +112,18 @@ def test_figure_is_drawn(tmp_path, condensed):
     path = save_figure(made_up(kinds=not condensed, condensed=condensed), tmp_path / "deep" / "figure.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert path.stat().st_size > 20_000
+
+
+def test_the_tables_show_every_measure(capsys):
+    from pathlib import Path
+
+    from labkit.cli import _show
+
+    _show(made_up(condensed=True), Path("figure.png"))
+    shown = capsys.readouterr().out
+    assert "hybrid over zero-shot" in shown
+    assert "95 % interval" in shown
+    assert "figure.png" in shown
 
 
 def test_json_is_plain_data():
