@@ -32,9 +32,8 @@ class Ground:
     secret: Path  # the file, in a folder of the grader
     project: Path  # the project's root folder
     warm: str  # the warm process's socket
-    port: int  # of a listener on this machine's loopback and on its other addresses
+    port: int  # of a TCP and a UDP listener on this machine's loopback
     abstract: str  # name of a listener in the abstract unix name space
-    addresses: list[str]  # this machine's own, loopback included
     visible: list[str]  # what the room is meant to show
     connections: list[str] = field(default_factory=list)  # what the listeners took
 

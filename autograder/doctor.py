@@ -184,18 +184,17 @@ def _ground() -> Iterator[tuple[Ground, WarmServer]]:
             secret.write_text(token)
             secret.chmod(0o644)
             os.chmod(folder, 0o755)  # nothing but the sandbox protects it
-            addresses = _own_addresses()
-            tcp = socket.create_server(("", 0))
+            tcp = socket.create_server(("127.0.0.1", 0))
             port = tcp.getsockname()[1]
             udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            udp.bind(("", port))
+            udp.bind(("127.0.0.1", port))
             abstract = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             name = f"autograder-doctor-{token}"
             abstract.bind("\0" + name)
             abstract.listen()
             listeners = [tcp, udp, abstract]
             visible = [*room_for((), server.readable).visible, str(project_root() / "labkit")]
-            ground = Ground(token, secret, project_root(), server.address, port, name, addresses, visible)
+            ground = Ground(token, secret, project_root(), server.address, port, name, visible)
             for listener in listeners:
                 threading.Thread(target=_listen, args=(listener, ground), daemon=True).start()
             yield ground, server
@@ -225,16 +224,6 @@ def _listen(listener: socket.socket, ground: Ground) -> None:
                 connection, _ = listener.accept()
                 connection.close()
                 ground.connections.append(str(listener.getsockname()))
-
-
-def _own_addresses() -> list[str]:
-    found = [
-        address.address
-        for addresses in psutil.net_if_addrs().values()
-        for address in addresses
-        if address.family == socket.AF_INET
-    ]
-    return list(dict.fromkeys(["127.0.0.1", *found]))[:8]
 
 
 # ---------------------------------------------------------------- the command

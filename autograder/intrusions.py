@@ -171,7 +171,6 @@ def _network_code(ground: Ground) -> str:
     return (
         START
         + f"port, abstract, warm = {ground.port}, {ground.abstract!r}, {ground.warm!r}\n"
-        + f"addresses = {ground.addresses!r}\n"
         + """
 def attempt(name, family, kind, address):
     try:
@@ -183,17 +182,17 @@ def attempt(name, family, kind, address):
             out[name] = 'connected'
     except OSError as error:
         out[name] = str(error)
-for address in addresses:
-    attempt(address, socket.AF_INET, socket.SOCK_STREAM, (address, port))
-    attempt('udp ' + address, socket.AF_INET, socket.SOCK_DGRAM, (address, port))
-attempt('internet', socket.AF_INET, socket.SOCK_STREAM, ('1.1.1.1', 53))
-attempt('internet by udp', socket.AF_INET, socket.SOCK_DGRAM, ('1.1.1.1', 53))
-attempt('metadata', socket.AF_INET, socket.SOCK_STREAM, ('169.254.169.254', 80))
+attempt('tcp', socket.AF_INET, socket.SOCK_STREAM, ('127.0.0.1', port))
+attempt('udp', socket.AF_INET, socket.SOCK_DGRAM, ('127.0.0.1', port))
 attempt('abstract', socket.AF_UNIX, socket.SOCK_STREAM, '\\0' + abstract)
 attempt('warm', socket.AF_UNIX, socket.SOCK_STREAM, warm)
+# No packet is sent to another machine to prove that none can be: without an interface there is no way.
+out['interfaces'] = [name for _, name in socket.if_nameindex()]
+out['routes'] = len(open('/proc/net/route').read().splitlines()) - 1
 try:
-    attempt('vsock', 40, socket.SOCK_STREAM, (2, 1024))
-except Exception as error:
+    socket.socket(40, socket.SOCK_STREAM).close()  # vsock reaches the host of a virtual machine
+    out['vsock'] = 'made'
+except OSError as error:
     out['vsock'] = str(error)
 # Its own loopback must work: notebooks start small servers.
 server = socket.create_server(('127.0.0.1', 0))
@@ -210,11 +209,11 @@ def _network_judge(ground: Ground, outcome: Outcome) -> tuple[bool, str]:
     if ground.connections:
         return False, f"a connection came in: {ground.connections[0]}"
     # A datagram to its own, empty loopback is sent without an error and arrives nowhere.
-    through = [
-        name
-        for name, result in outcome.evidence.items()
-        if result == "connected" and not name.startswith("udp 127.")
-    ]
+    through = [name for name, result in outcome.evidence.items() if result == "connected" and name != "udp"]
+    if set(outcome.evidence["interfaces"]) - {"lo"} or outcome.evidence["routes"]:
+        return False, "it has an interface or a route to other machines"
+    if outcome.evidence["vsock"] == "made":
+        return False, "it can make sockets to the host of its virtual machine (vsock)"
     return (not through, f"{through[0]} was reached" if through else "nothing outside could be reached")
 
 
@@ -364,7 +363,7 @@ INTRUSIONS = (
     ),
     Attack("environment", "find a secret of the grader's environment", _environment_code, _environment_judge),
     Attack("other processes", "see, read and kill other processes", _processes_code, _processes_judge),
-    Attack("network", "connect to this machine, its sockets and the internet", _network_code, _network_judge),
+    Attack("network", "connect to this machine, its sockets and beyond", _network_code, _network_judge),
     Attack("write outside", "write outside its work folder", _write_code, _write_judge),
     Attack("more rights", "gain rights by namespaces, mounts and system calls", _root_code, _root_judge),
 )
