@@ -47,8 +47,7 @@ class Report:
 
     Attributes:
         isolation: the level that grading relies on. "none" when the sandbox cannot be built, and also when it
-        can be
-            built but an attack got through.
+            can be built but an attack got through.
         results: one for each attack; empty when there is no sandbox to attack.
     """
 

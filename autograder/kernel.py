@@ -325,8 +325,7 @@ def sandboxed_kernel(
         server_address: ``WarmServer("kernel").address``.
         limits: the bounds.
         values_fd: one end of a ``socket.socketpair()``; `autograder.proxy.Student` takes the other. It is
-        copied
-            into the kernel at its start; close your copy after that.
+            copied into the kernel at its start; close your copy after that.
 
     Returns:
         A manager to give to ``nbclient.NotebookClient(notebook, km=manager)``. nbclient leaves it running

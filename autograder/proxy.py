@@ -39,7 +39,8 @@ class StudentError(Exception):
     Attributes:
         type_name: the error's class, as the submission names it.
         student_message: its text. It is the student's: never show it with a hidden test, whose inputs it may
-        hold. lines: the lines of the student's own cells that led to it, outermost first.
+            hold.
+        lines: the lines of the student's own cells that led to it, outermost first.
     """
 
     type_name = "Exception"
@@ -97,7 +98,7 @@ class Student:
         sock: this end of the socket pair whose other end the kernel has.
         call_timeout: seconds that one call may take; time spent in the test's own functions is not counted.
         on_timeout: called when a call takes longer, before `StudentTimeout` is raised; interrupt the kernel
-        there.
+            there.
 
     Not for several threads.
 
@@ -382,8 +383,7 @@ class TestNamespace(dict[str, Any]):
     Args:
         student: the submission.
         exports: the names that this exercise's solution defines. No other name reaches the submission, so it
-        cannot
-            put itself in the place of ``numpy`` or ``sorted``.
+            cannot put itself in the place of ``numpy`` or ``sorted``.
         extra: further names, such as ``__name__``.
 
     Example:

@@ -57,12 +57,12 @@ def encode(
 
     Args:
         value: plain data: None, bool, int, float, complex, str, bytes, bytearray, list, tuple, set,
-        frozenset, dict,
-            range, slice, Ellipsis, dates and times, numpy arrays and scalars of number, text and time types,
+            frozenset, dict, range, slice, Ellipsis, dates and times, numpy arrays and scalars of number, text and time types,
             torch tensors and dtypes, polars DataFrames and Series, nested to 64 levels. Instances of
             subclasses cross as their base class. A tensor crosses detached, from any device, to the CPU.
         other: called with what is none of these; returns a list that begins with a tag (``"h"`` or ``"f"``),
-        or None. max_bytes: bound of the result's size.
+            or None.
+        max_bytes: bound of the result's size.
 
     Raises:
         ValuesError: something in it is not plain data, contains itself, or is too large or too deep.
@@ -286,8 +286,7 @@ def decode(data: bytes, other: Callable[[list[Any]], Any] | None = None, max_byt
     Args:
         data: the message.
         other: called with the list of a ``"h"`` or ``"f"`` tag; returns the object to put there. Without it,
-        such
-            a tag is an error.
+            such a tag is an error.
         max_bytes: bound of the message's size.
 
     Raises:

@@ -71,8 +71,7 @@ class End:
 
     Attributes:
         reason: "exit" it ended by itself; "signal" it was killed or crashed; "memory", "processes" it broke
-        that
-            limit; "killed" its client asked for it or went away; "refused" it never started.
+            that limit; "killed" its client asked for it or went away; "refused" it never started.
         code: its exit code, when it ended by itself.
         signal: the signal that ended it, otherwise.
         message: one sentence.
@@ -96,20 +95,18 @@ class WarmServer:
 
     Args:
         kind: "kernel" (children run a notebook kernel inside the sandbox) or "examiner" (children run a
-        function
-            of ours outside it).
+            function of ours outside it).
         preload: modules to import before the first fork, in this order. Those that are not installed are
-        passed
-            over; one that is there and fails stops the server.
+            passed over; one that is there and fails stops the server.
         packages: top-level packages that students may import although they lie outside the interpreter's
-        folders. readable: further files and folders that are visible, read-only, inside the sandbox.
-        ``LABKIT_HOME`` is. hidden: folders that are never visible; the project, home and current folders
-        never are. environment: further variables.
+            folders.
+        readable: further files and folders that are visible, read-only, inside. ``LABKIT_HOME`` always is.
+        hidden: folders that are never visible; the project, home and current folders never are.
+        environment: further variables.
 
     Attributes:
         address: path of the unix socket to give to `start_child` and ``autograder.kernel``; other processes
-        of this
-            user may use it too.
+            of this user may use it too.
 
     Raises:
         WarmError: it did not come up; the message holds the last lines of its error output.
@@ -350,8 +347,7 @@ def start_child(
     Args:
         address: `WarmServer.address`.
         entry: ``"module:function"`` to call in the child, as ``function(descriptors, limits, arguments,
-        ready)``;
-            it must call ``ready()`` once when it is up. Kernels use ``"autograder.boot:run_kernel"``.
+            ready)``; it must call ``ready()`` once when it is up. Kernels use ``"autograder.boot:run_kernel"``.
         descriptors: file descriptors to give to the child, at most 16. The caller's own stay open.
         limits: its bounds.
         arguments: anything JSON can hold.
