@@ -75,7 +75,8 @@ def room_for(
 
     Args:
         packages: imported top-level packages that students may import. One that lies outside the
-            interpreter's own folders (an editable install, a checkout) is shown alone, without what lies beside it.
+            interpreter's own folders (an editable install, a checkout) is shown alone, without what lies
+            beside it.
         readable: further files and folders to show, such as LABKIT_HOME.
         hidden: folders to hide in any case. The project, the home folder and the current folder always are.
         environment: variables for the kernel.

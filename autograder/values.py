@@ -57,9 +57,10 @@ def encode(
 
     Args:
         value: plain data: None, bool, int, float, complex, str, bytes, bytearray, list, tuple, set,
-            frozenset, dict, range, slice, Ellipsis, dates and times, numpy arrays and scalars of number, text and time types,
-            torch tensors and dtypes, polars DataFrames and Series, nested to 64 levels. Instances of
-            subclasses cross as their base class. A tensor crosses detached, from any device, to the CPU.
+            frozenset, dict, range, slice, Ellipsis, dates and times, numpy arrays and scalars of number, text
+            and time types, torch tensors and dtypes, polars DataFrames and Series, nested to 64 levels.
+            Instances of subclasses cross as their base class. A tensor crosses detached, from any device, to
+            the CPU.
         other: called with what is none of these; returns a list that begins with a tag (``"h"`` or ``"f"``),
             or None.
         max_bytes: bound of the result's size.

@@ -347,7 +347,8 @@ def start_child(
     Args:
         address: `WarmServer.address`.
         entry: ``"module:function"`` to call in the child, as ``function(descriptors, limits, arguments,
-            ready)``; it must call ``ready()`` once when it is up. Kernels use ``"autograder.boot:run_kernel"``.
+            ready)``; it must call ``ready()`` once when it is up. Kernels use
+            ``"autograder.boot:run_kernel"``.
         descriptors: file descriptors to give to the child, at most 16. The caller's own stay open.
         limits: its bounds.
         arguments: anything JSON can hold.
