@@ -157,6 +157,10 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+def _chance(p: float) -> str:
+    return f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
+
+
 def _code(lang: Language | None) -> str | None:
     return None if lang is None else lang.value
 
@@ -186,7 +190,7 @@ def _show(comparison: Comparison, figure: Path) -> None:
         for name in ("comparison", "difference", "p", "p (Holm)"):
             tests.add_column(name, justify="left" if name == "comparison" else "right")
         for test in (test for test in comparison.tests if test.measure == measure):
-            numbers = (f"{test.difference:+.3f}", f"{test.p:.4f}", f"{test.p_holm:.4f}")
+            numbers = (f"{test.difference:+.3f}", _chance(test.p), _chance(test.p_holm))
             tests.add_row(f"{test.better} over {test.than}", *numbers)
         console.print(tests)
     for name, value in comparison.settings.items():
