@@ -1,4 +1,5 @@
 """Plain Python, document by document, word by word: no arrays until the end."""
+
 import math
 
 

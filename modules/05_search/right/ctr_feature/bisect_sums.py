@@ -1,4 +1,5 @@
 """Sorts each pair's history once, keeps running sums, and finds a request's place by bisection."""
+
 from bisect import bisect_left
 
 

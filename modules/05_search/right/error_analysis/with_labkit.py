@@ -9,7 +9,10 @@ def compare_by_kind(keyword, semantic, grades, kinds, k=10, margin=0.05):
 
     judged = {q: grades.get(q, {}) for q in kinds}
     measure = nDCG @ k
-    gaps = evaluate([measure], judged, scored(semantic))[measure] - evaluate([measure], judged, scored(keyword))[measure]
+    gaps = (
+        evaluate([measure], judged, scored(semantic))[measure]
+        - evaluate([measure], judged, scored(keyword))[measure]
+    )
     report = {}
     for kind in sorted(set(kinds.values())):
         mine = [(q, gap) for q, gap in zip(sorted(judged), gaps, strict=True) if kinds[q] == kind]

@@ -1,4 +1,5 @@
 """The loss by logsumexp on multiplied masks; a DataLoader; warm-up; symmetric training left out."""
+
 from torch.utils.data import DataLoader
 
 

@@ -1,4 +1,5 @@
 """The course library's loss and loop, called with the same budget."""
+
 from labkit.train import TrainConfig, info_nce
 from labkit.train import fine_tune as train
 

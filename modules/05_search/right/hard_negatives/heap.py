@@ -1,4 +1,5 @@
 """A generator of allowed products and a heap that keeps the hardest."""
+
 import heapq
 
 

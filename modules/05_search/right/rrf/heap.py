@@ -1,4 +1,5 @@
 """Keeps the best with a heap instead of sorting everything; accepts any sequence type."""
+
 import heapq
 
 

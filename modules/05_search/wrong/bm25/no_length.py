@@ -6,8 +6,6 @@ zh: 没有做长度归一，相当于 b = 0。
 
 def bm25_scores(query, documents, k1=1.2, b=0.75):
     counts = [Counter(document) for document in documents]
-    lengths = np.array([len(document) for document in documents], dtype=float)
-    average = lengths.mean()
     scores = np.zeros(len(documents))
     for word in query:
         frequency = np.array([count[word] for count in counts], dtype=float)

@@ -8,7 +8,9 @@ def in_batch_loss(queries, titles, same, temperature=0.05):
     logits = queries @ titles.T / temperature
     others = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
     logits = logits.masked_fill(others, -torch.inf)
-    return torch.nn.functional.cross_entropy(logits, torch.zeros(len(same), dtype=torch.long, device=logits.device))
+    return torch.nn.functional.cross_entropy(
+        logits, torch.zeros(len(same), dtype=torch.long, device=logits.device)
+    )
 
 
 def fine_tune(pairs, queries, titles):
