@@ -21,12 +21,12 @@
 # 做混合检索、重排和排序学习，而且不让特征穿越；分得清真提升和噪声。
 # %% [markdown] lang="en"
 # **Before this**: module 02 (tokens, embeddings) and 03 (softmax, InfoNCE); the two formulas you need are repeated here.
-# **Cost, measured**: about 150 seconds of processor time (the real data of section 13 adds 40); 1.9 GB of memory; no GPU. On two free cores that is
-# well under three minutes, the market included, which is made on the first run and kept.
+# **Cost, measured**: 189 seconds on two cores that were busy with other work (about 150 seconds of processor time, the making of the market included), 1.9 GB of
+# memory, no GPU; the real data of section 13 adds 40 seconds of processor time.
 # **Its homework** builds the same parts with your own hands. Run the cells from top to bottom; nothing needs a network.
-# %% [markdown] lang="zh" of="41a96d7c"
+# %% [markdown] lang="zh" of="8d41cb08"
 # **先修**：模块 02（token、向量表示）和 03（softmax、InfoNCE）；要用到的两条公式，这里会再讲一遍。
-# **实测开销**：约 150 秒处理器时间（第 13 节的真实数据另加 40 秒左右），内存 1.9 GB，不用 GPU。两个空闲的核上远不到三分钟，包括首次运行时生成市场（之后直接读缓存）。
+# **实测开销**：在两个还忙着别的活的核上 189 秒（约 150 秒处理器时间，含首次生成市场），内存 1.9 GB，不用 GPU；第 13 节的真实数据另加约 40 秒处理器时间。
 # **配套作业**要你亲手把这些部件再做一遍。请从上到下依次运行各单元格，全程不需要联网。
 # %% lang="en"
 from labkit.learn import begin
@@ -669,7 +669,8 @@ for name, base in over.items():
     gain, p = (quality[name] - quality[base]).mean(), paired_permutation_test(quality[name], quality[base])
     table.append((name, quality[name].mean(), *bootstrap_interval(quality[name]), base, gain, p, cost[name]))
 columns = ["system", "nDCG@10", "low", "high", "over", "gain", "p", "ms per query"]
-comparison = pl.DataFrame(table, schema=columns, orient="row").with_columns(pl.col(pl.Float64).round(3))
+comparison = pl.DataFrame(table, schema=columns, orient="row")
+comparison = comparison.with_columns(pl.col("p").round(5), pl.col(pl.Float64).exclude("p").round(3))
 comparison
 # %%
 import matplotlib.pyplot as plt
