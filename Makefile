@@ -7,6 +7,8 @@ STAMP  := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Every model the course uses is installed or trained here; nothing is to be looked up on the network.
 export HF_HUB_OFFLINE ?= 1
+# Idle threads sleep instead of spinning, which on a shared machine is several times faster.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: setup demo lab test test-fast lint build audit bench browser clean
 

@@ -224,6 +224,7 @@ def judge(
     own_lines: Collection[str],
     seconds: float,
     gone: str = "",
+    cell_error: str = "",
     quote: bool = True,
 ) -> CellResult:
     """Put an outcome into the words that the student reads.
@@ -241,6 +242,7 @@ def judge(
         own_lines: stripped lines of the student's code; no other line is quoted.
         seconds: the time limit, for the message.
         gone: why the student's process had ended, if it had.
+        cell_error: the error with which the student's own cell of this exercise stopped, if it did.
         quote: whether a visible test may quote error messages; not once a hidden test has run, since the
             student's code may have kept that test's data. (The learner's own check shows these messages.)
     """
@@ -261,7 +263,8 @@ def judge(
     elif raw.kind == "not_plain":
         kind, message = Kind.WRONG, say(lang, "not_plain")
     elif raw.kind == "undefined":
-        message = say(lang, "undefined", name=raw.message)
+        stopped = error_name(cell_error) if cell_error else ""
+        message = say(lang, "undefined_after" if stopped else "undefined", name=raw.message, error=stopped)
     elif raw.kind == "timeout":
         kind, message = Kind.TIMEOUT, say(lang, "timeout", seconds=seconds)
     elif raw.kind == "gone":

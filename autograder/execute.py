@@ -174,9 +174,20 @@ class GradingClient(NotebookClient):
             own_lines=self.own_lines,
             seconds=seconds,
             gone=self.ended.text(self.lang) if self.ended else "",
+            cell_error=self._cell_error(exercise),
             quote=not self.hidden_ran,
         )
         self.hidden_ran = self.hidden_ran or part.role == Role.HIDDEN
+
+    def _cell_error(self, exercise: str) -> str:
+        """The type of the error with which the student's cell of this exercise stopped."""
+        outputs = [
+            output
+            for part in self.composed.parts
+            if part.role == Role.SOLUTION and part.exercise == exercise
+            for output in part.cell.get("outputs", ())
+        ]
+        return next((str(output.ename) for output in outputs if output.output_type == "error"), "")
 
     # Time and endings ---------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import multiprocessing
 import os
+import re
 import resource
 import secrets
 import socket
@@ -183,22 +184,23 @@ def _reason(result: SubmissionResult, ended: str, slow: Sequence[str]) -> str:
         if blank_answers := [cell.grade_id for cell in result.cells if cell.kind is Kind.NOT_ATTEMPTED]:
             main += f" Not answered: {', '.join(blank_answers)}."
     else:
-        lost = [e for e in exercises if e.kind not in (Kind.CORRECT, Kind.MANUAL)]
-        words = {Kind.NOT_ATTEMPTED: "not attempted", Kind.RAISED: "error"}
-        causes = [
-            (e.first_failure.hint_id if e.first_failure else None) or words.get(e.kind, e.kind) for e in lost
-        ]
-        main = (
-            "Lost points in "
-            + ", ".join(f"{e.name} ({why})" for e, why in zip(lost, causes, strict=True))
-            + "."
-        )
+        failures = [failure for e in exercises if (failure := e.first_failure) is not None]
+        tried = [cell for cell in failures if cell.kind not in (Kind.NOT_ATTEMPTED, Kind.MANUAL)]
+        main = " ".join(f"{cell.exercise}: {_first_sentence(cell.message)}" for cell in tried)
+        if untried := sum(cell.kind is Kind.NOT_ATTEMPTED for cell in failures):
+            main = f"{main} Not attempted: {untried} of {len(exercises)} exercises.".strip()
     if waiting and not ended:
         main += " Written answers wait for a person."
     if result.notes:
         notes = "; ".join(result.notes)
         main += f" {notes[0].upper()}{notes[1:]}."
     return main
+
+
+def _first_sentence(text: str) -> str:
+    """Enough of a message for a line of a table; the whole message is in the feedback."""
+    sentence = re.split(r"(?<=[.!?])\s|(?<=[。！？])", text.strip().replace("\n", " "), maxsplit=1)[0]
+    return sentence if len(sentence) <= 140 else sentence[:139].rstrip() + "…"
 
 
 # Many submissions ------------------------------------------------------------------------------------------

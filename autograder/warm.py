@@ -245,6 +245,8 @@ def _environment(folder: Path) -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
+        # Threads that wait for the next product sleep instead of spinning on another submission's processor.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "_RJEM_MALLOC_CONF": "background_thread:false",  # polars' allocator
     }
 
