@@ -16,7 +16,7 @@ import polars as pl
 from labkit.data.clicks import click_rates
 from labkit.data.tables import JudgedSearch
 from labkit.shop import Market
-from labkit.text import stem
+from labkit.shop.declarations import departments
 
 Examples = list[tuple[str, ...]]
 Spared = set[tuple[str, str]]
@@ -66,6 +66,12 @@ def catalogue_pairs(market: Market, count: int, seed: int = 0) -> tuple[Examples
     members: dict[str, list[int]] = {}
     for item, category in enumerate(categories):
         members.setdefault(category, []).append(item)
+    # What sellers usually call one of the category: "sofa" for "sofas".
+    nouns = {
+        name: category.nouns.listed[0]
+        for department in departments().values()
+        for name, category in department.categories.items()
+    }
     examples: Examples = []
     spared: Spared = set()
     for item in generator.choice(len(titles), count, replace=count > len(titles)).tolist():
@@ -75,8 +81,7 @@ def catalogue_pairs(market: Market, count: int, seed: int = 0) -> tuple[Examples
         maker = ["", brands[item], f"{brands[item]} {known.get('line', '')}"][
             generator.choice(3, p=[0.75, 0.15, 0.1])
         ]
-        *before, last = categories[item].split()
-        noun = " ".join([*before, stem(last)])
+        noun = nouns[categories[item]]
         words = [*(str(known[key]) for key in keys)]
         ordered = [noun, *words, maker] if generator.random() < 0.3 else [maker, *words, noun]
         query = " ".join(" ".join(ordered).lower().split())
