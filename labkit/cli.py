@@ -33,12 +33,6 @@ class Source(StrEnum):
     chorus = "chorus"
 
 
-class LearnFrom(StrEnum):
-    catalogue = "catalogue"
-    clicks = "clicks"
-    both = "both"
-
-
 class Language(StrEnum):
     en = "en"
     zh = "zh"
@@ -74,9 +68,6 @@ def search(
     size: Annotated[str, typer.Option(help="Size of the simulated shop: tiny or small.")] = "small",
     seed: Annotated[int, typer.Option(help="Seed of the simulated shop.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the fastest one when left out.")] = None,
-    learn_from: Annotated[
-        LearnFrom, typer.Option(help="What fine-tuning learns from, in the simulated shop.")
-    ] = LearnFrom.catalogue,
     figure: Annotated[Path, typer.Option(help="Where to save the figure (png, svg or pdf).")] = Path(
         "search-comparison.png"
     ),
@@ -90,9 +81,7 @@ def search(
     from labkit.compare import compare_chorus, compare_shop, save_figure
 
     on_chorus = data is Source.chorus
-    comparison = (
-        compare_chorus(device=device) if on_chorus else compare_shop(size, seed, device, learn_from.value)
-    )
+    comparison = compare_chorus(device=device) if on_chorus else compare_shop(size, seed, device)
     saved = save_figure(comparison, figure)
     if as_json:
         typer.echo(json.dumps({**comparison.as_json(), "figure": str(saved)}))

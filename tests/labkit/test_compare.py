@@ -19,7 +19,7 @@ from labkit.compare import (
     save_figure,
 )
 from labkit.data import JudgedSearch
-from labkit.data.pairs import catalogue_pairs, click_pairs, judged_pairs, shop_pairs
+from labkit.data.pairs import catalogue_pairs, click_pairs, judged_pairs
 
 
 def made_up(kinds=True, condensed=False):
@@ -80,16 +80,6 @@ def test_catalogue_examples_are_right_by_their_attributes():
     assert all(len(names) == 1 for names in by_query.values())
     assert catalogue_pairs(market, 200) == (examples, spared)
     assert catalogue_pairs(market, 200, seed=1)[0] != examples
-
-
-def test_the_mixture_never_uses_a_held_out_query_of_the_log():
-    market = shop.load("tiny")
-    train = set(market.queries_of("train")["text"])
-    both, _ = shop_pairs(market, "both")
-    assert {example[0] for example in both[1200:]} <= train
-    clicks, _ = shop_pairs(market, "clicks")
-    assert {example[0] for example in clicks} <= train
-    assert len(shop_pairs(market)[0]) == 1800
 
 
 def test_chorus_examples_leave_the_held_out_queries_out():
