@@ -1,7 +1,7 @@
 """``make demo``: the course's main job from end to end, on the embedded shop, in a few minutes.
 
-It compares four ways to search the shop, then grades a sample class in which half the submissions are hostile or
-broken, and checks that none of those earned more than its honest part.
+It compares four ways to search the shop, then grades a sample class in which half the submissions are hostile
+or broken, and checks that none of those earned more than its honest part.
 """
 
 from __future__ import annotations
