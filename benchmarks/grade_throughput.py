@@ -69,7 +69,12 @@ def nbgraders(folder: Path) -> tuple[float, dict[str, float]]:
     from nbgrader.api import Gradebook
 
     with Gradebook(f"sqlite:///{folder / 'gradebook.db'}") as book:
-        scores = {s.student_id: s.auto_score for s in book.assignment_submissions(MODULE)}
+        scores = {
+            submission.student_id: sum(
+                grade.auto_score or 0 for notebook in submission.notebooks for grade in notebook.grades
+            )
+            for submission in book.assignment_submissions(MODULE)
+        }
     return seconds, scores
 
 

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from labkit.data import load_chorus
-from labkit.data.pairs import catalogue_pairs, judged_pairs
+from labkit.data.pairs import judged_pairs, training_pairs
 from labkit.device import choose_device
 from labkit.evaluate import bootstrap_interval, condense, evaluate_ranked, nDCG, paired_permutation_test
 from labkit.models import BiEncoder
 from labkit.rank import BM25, rrf, top_k, weighted_fusion
 from labkit.shop import load
 from labkit.text import stem, tokenize
-from labkit.train import TrainConfig, fine_tune
+from labkit.train import TrainConfig, fine_tune, hard_negatives
 
 DEPTH = 100  # how many documents each system returns
 MEASURE = nDCG @ 10
@@ -99,7 +99,7 @@ class Comparison:
         }
 
 
-# Chosen on the validation queries of the small market, seed 0 (see `catalogue_pairs`).
+# Chosen on the validation queries of the small market, seed 0 (see `training_pairs`).
 SHOP_TRAINING = TrainConfig(epochs=1, batch_size=32, learning_rate=5e-5, max_length=24, seed=0)
 CHORUS_TRAINING = TrainConfig(epochs=1, batch_size=32, learning_rate=5e-5, max_length=32, seed=0)
 
@@ -107,7 +107,7 @@ CHORUS_TRAINING = TrainConfig(epochs=1, batch_size=32, learning_rate=5e-5, max_l
 def compare_shop(size: str = "small", seed: int = 0, device: str | None = None) -> Comparison:
     """Compare the four systems on the test queries of the simulated shop.
 
-    Fine-tuning learns from the catalogue alone: no query of the log is used, and no judgement.
+    Fine-tuning learns from the catalogue and from clicks on training queries; no judgement is used.
 
     Args:
         size: of the market.
@@ -137,12 +137,13 @@ def compare_shop(size: str = "small", seed: int = 0, device: str | None = None) 
 
     encoder = BiEncoder.from_pretrained("minilm", device)
     with clock("zero-shot"):
-        zero_shot = _dense(encoder, titles, texts, SHOP_TRAINING.max_length)
+        shelf, zero_shot = _dense(encoder, titles, texts, SHOP_TRAINING.max_length)
     with clock("fine-tuning"):
-        examples, not_negative = catalogue_pairs(market, 1800)
-        history = fine_tune(encoder, examples, SHOP_TRAINING, not_negative=not_negative)
+        pairs, spared = training_pairs(market)
+        examples = hard_negatives(encoder, pairs, titles, shelf, spared)
+        history = fine_tune(encoder, examples, SHOP_TRAINING, not_negative=spared)
     with clock("fine-tuned"):
-        tuned = _dense(encoder, titles, texts, SHOP_TRAINING.max_length)
+        _, tuned = _dense(encoder, titles, texts, SHOP_TRAINING.max_length)
     with clock("statistics"):
         fuse, fusion = _chosen_fusion(
             keyword["valid"], tuned["valid"], lambda ids: float(measured("valid", ids).mean())
@@ -168,7 +169,7 @@ def compare_shop(size: str = "small", seed: int = 0, device: str | None = None) 
         settings={
             "bm25": bm25_settings,
             "encoder reads": f"titles, {SHOP_TRAINING.max_length} tokens",
-            "fine-tuning": f"{len(examples)} examples from the catalogue, "
+            "fine-tuning": f"{len(examples)} examples from the catalogue and clicks, "
             f"{len(history.losses)} steps at {SHOP_TRAINING.learning_rate:g}",
             "fusion": fusion,
             "device": str(choose_device(device)),
@@ -325,9 +326,10 @@ def _chosen_fusion(
 
 def _dense(
     encoder: BiEncoder, titles: list[str], queries: dict[str, list[str]], max_length: int
-) -> dict[str, Results]:
+) -> tuple[np.ndarray, dict[str, Results]]:
+    """The titles' vectors (N, D) and the best products for the queries of each split."""
     items = encoder.encode(titles, exact=False, max_length=max_length, progress=True)
-    return {name: top_k(encoder.encode(texts), items, DEPTH) for name, texts in queries.items()}
+    return items, {name: top_k(encoder.encode(texts), items, DEPTH) for name, texts in queries.items()}
 
 
 def _ordered(scores: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -21,6 +21,20 @@ Examples = list[tuple[str, ...]]
 Spared = set[tuple[str, str]]
 
 
+def training_pairs(market: Market, seed: int = 0) -> tuple[Examples, Spared]:
+    """What a shop can learn from without a judgement: 1 200 pairs from its catalogue and 400 from clicks.
+
+    The mixture was chosen on the 60 validation queries of the small market, nDCG@10 after one epoch at 5e-5
+    (seed 0; another seed moves it by about .01): zero-shot .578; 1 800 from the catalogue .573, with hard
+    negatives .597; this mixture with hard negatives .607. Clicks alone did harm: 240 queries repeat and the
+    log shows only what the old ranker found.
+    """
+    written, spared = catalogue_pairs(market, 1200, seed)
+    clicked, more = click_pairs(market)
+    chosen = np.random.default_rng(seed).permutation(len(clicked))[:400]
+    return written + [clicked[i] for i in chosen], spared | more
+
+
 def catalogue_pairs(market: Market, count: int, seed: int = 0) -> tuple[Examples, Spared]:
     """Queries that a shopper could type, written from the structured attributes of random products.
 

@@ -12,6 +12,7 @@ from labkit.train.losses import (
     pairwise_logistic,
     pairwise_logistic_gradient,
 )
+from labkit.train.mining import hard_negatives
 
 __all__ = [
     "History",
@@ -21,6 +22,7 @@ __all__ = [
     "fine_tune",
     "fine_tune_cross_encoder",
     "fit",
+    "hard_negatives",
     "info_nce",
     "info_nce_gradient",
     "margin_mse",
