@@ -22,8 +22,8 @@ def hard_negatives(
     """Add to each pair the most similar product that is probably wrong.
 
     The products most similar to a query are often right and merely unlabelled, and training against those
-    does harm. So a negative must not be among ``spared``, and may be at most ``share`` times as similar to the
-    query as the pair's own product: the positive-aware margin of Moreira et al., "NV-Retriever", 2024
+    does harm. So a negative must not be among ``spared``, and may be at most ``share`` times as similar to
+    the query as the pair's own product: the positive-aware margin of Moreira et al., "NV-Retriever", 2024
     (TopK-PercPos).
 
     Args:
