@@ -36,31 +36,38 @@ def choose_device(name: str | None = None) -> Device:
         The device with its number format and the reason, ready to print.
 
     Raises:
-        ValueError: ``name`` asks for a GPU that this machine does not have. Falling back to the CPU in
-            silence would turn minutes into hours.
+        ValueError: ``name`` is neither a CPU nor a CUDA device, or this machine does not have it. Falling
+            back to the CPU in silence would turn minutes into hours.
 
     Example:
         >>> choose_device("cpu").device
         device(type='cpu')
     """
-    if name is not None and torch.device(name).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"The device {name!r} was asked for, but PyTorch sees no CUDA GPU; use 'cpu' or leave it out."
-        )
-    if name is None and torch.cuda.is_available():
-        name = "cuda"
-    if name is not None and torch.device(name).type == "cuda":
-        card = torch.cuda.get_device_name(torch.device(name))
-        if torch.cuda.get_device_capability(torch.device(name))[0] >= 8:
-            return Device(torch.device(name), torch.bfloat16, f"{card} multiplies bf16 matrices in hardware")
-        return Device(torch.device(name), torch.float32, f"{card} has no bf16 units")
+    device = _parsed(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda":
+        card = torch.cuda.get_device_name(device)
+        if torch.cuda.get_device_capability(device)[0] >= 8:
+            return Device(device, torch.bfloat16, f"{card} multiplies bf16 matrices in hardware")
+        return Device(device, torch.float32, f"{card} has no bf16 units")
+    why = "the CPU was asked for" if name else "no GPU was found"
     if torch.cpu._is_avx512_bf16_supported():
-        return Device(
-            torch.device("cpu"),
-            torch.bfloat16,
-            "no GPU was found, and this CPU has AVX-512 bf16 instructions",
-        )
+        return Device(device, torch.bfloat16, f"{why}, and this CPU has AVX-512 bf16 instructions")
     # Without those instructions bf16 on a CPU is emulated, and about nine times slower than float32.
-    return Device(
-        torch.device("cpu"), torch.float32, "no GPU was found, and this CPU has no bf16 instructions"
-    )
+    return Device(device, torch.float32, f"{why}, and this CPU has no bf16 instructions")
+
+
+def _parsed(name: str) -> torch.device:
+    """The device of that name, which this machine has."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"There is no device {name!r}; use 'cpu', 'cuda' or one GPU, such as 'cuda:1'.")
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= cards:
+        seen = f"{cards} CUDA GPU{'s' * (cards > 1)}, numbered from 0" if cards else "no CUDA GPU"
+        raise ValueError(
+            f"The device {name!r} was asked for, but PyTorch sees {seen}; use another or leave it out."
+        )
+    return device

@@ -17,7 +17,7 @@ Run = Mapping[Any, Mapping[Any, float]]
 def evaluate(measures: Iterable[Measure], qrels: Qrels, run: Run) -> dict[Measure, np.ndarray]:
     """Score a run of (query, document) scores against judgements.
 
-    The rules, which are trec_eval's:
+    The rules, which are those of ``trec_eval -c``:
 
     - Documents are ranked by score, highest first; equal scores by document id as a string, *highest id
       first*. Any finite score is a rank, a negative one too. Scores are compared in float64 (trec_eval's C
@@ -81,8 +81,8 @@ def evaluate_ranked(
         For each measure a float64 array (Q,), aligned with the rows of ``ids``.
 
     Raises:
-        ValueError: rows and queries differ in number, a query has no judgements, or a document stands twice
-            in a row.
+        ValueError: rows and queries differ in number, a query has no judgements, a document stands twice in
+            a row, or the ids are not integers.
 
     Example:
         >>> from labkit.evaluate import RR
@@ -111,8 +111,7 @@ def condense(
     Where only part of the documents was ever judged, counting the rest as irrelevant punishes a system for
     finding what the judges were never shown. A measure of the condensed list asks instead: of the judged
     ones, are the good ones first? Report both, since this one is too kind to a system that fills its top
-    ranks with unjudged documents.
-    Source: Sakai, "Alternatives to Bpref", SIGIR 2007.
+    ranks with unjudged documents. Source: Sakai, "Alternatives to Bpref", SIGIR 2007.
 
     Args:
         ids: (Q, K) integer document ids, best first; -1 marks an empty place. Give deep rankings.
@@ -121,6 +120,9 @@ def condense(
 
     Returns:
         (Q, K) int64 ids: the judged documents in their order, then -1.
+
+    Raises:
+        ValueError: rows and queries differ in number, a query has no judgements, or the ids are not integers.
 
     Example:
         >>> condense(np.array([[8, 5, 9, 7]]), {0: {5: 2, 7: 0}})
@@ -135,9 +137,12 @@ def condense(
 def _aligned(
     ids: np.ndarray, qrels: Mapping[int, Mapping[int, int]], queries: Sequence[int] | np.ndarray | None
 ) -> tuple[np.ndarray, list[int]]:
-    ids = np.asarray(ids, dtype=np.int64)
+    ids = np.asarray(ids)
     if ids.ndim != 2:
         raise ValueError(f"Rankings have the shape (queries, ranks), not {ids.shape}.")
+    if ids.size and not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError("Rankings hold document ids, which are integers; were scores given instead?")
+    ids = ids.astype(np.int64)
     query_ids = sorted(qrels) if queries is None else [int(query) for query in queries]
     if len(query_ids) != len(ids):
         raise ValueError(
@@ -161,13 +166,15 @@ def _lookup(
     if not len(documents):
         return np.zeros(ids.shape, dtype=bool), np.zeros(ids.shape, dtype=np.int64)
     # One key per (row, document), so that a single binary search answers for all rows at once.
-    width = max(int(documents.max()), int(ids.max(initial=0))) + 1
-    keys = np.repeat(np.arange(len(sizes)), sizes) * width + documents
+    # Ids may be of any size and sign, so their places in the sorted list stand in for them.
+    known = np.unique(documents)
+    keys = np.repeat(np.arange(len(sizes)), sizes) * len(known) + np.searchsorted(known, documents)
     order = np.argsort(keys)
     keys, grades = keys[order], grades[order]
-    wanted = np.arange(len(ids))[:, None] * width + ids  # (Q, K)
+    code = np.minimum(np.searchsorted(known, ids), len(known) - 1)  # (Q, K)
+    wanted = np.arange(len(ids))[:, None] * len(known) + code
     place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return (keys[place] == wanted) & (ids >= 0), grades[place]
+    return (keys[place] == wanted) & (known[code] == ids) & (ids >= 0), grades[place]
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> np.ndarray:

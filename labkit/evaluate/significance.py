@@ -23,7 +23,7 @@ def bootstrap_interval(
         The interval's low and high end.
 
     Raises:
-        ValueError: no values, or a level outside (0, 1).
+        ValueError: no values, values that are not finite, or a level outside (0, 1).
 
     Example:
         >>> low, high = bootstrap_interval(np.array([0.2, 0.4, 0.6, 0.8]))
@@ -35,13 +35,19 @@ def bootstrap_interval(
         raise ValueError(
             f"A bootstrap needs one value per query in a flat array, not the shape {values.shape}."
         )
+    if not np.isfinite(values).all():
+        raise ValueError("A bootstrap needs finite values; leave the queries without one out.")
     if not 0 < level < 1:
         raise ValueError(f"The level is a probability between 0 and 1, not {level}.")
     generator = np.random.default_rng(seed)
-    # How often each query was drawn says everything about a resample: (resamples, Q) counts, one matrix
-    # product.
-    counts = generator.multinomial(len(values), np.full(len(values), 1 / len(values)), size=resamples)
-    low, high = np.quantile(counts @ values / len(values), [(1 - level) / 2, (1 + level) / 2])
+    chances = np.full(len(values), 1 / len(values))
+    means = np.empty(resamples)
+    block = max(1, 2**22 // len(values))  # resamples at once, to keep the memory small
+    for start in range(0, resamples, block):
+        part = means[start : start + block]
+        # How often each query was drawn says everything about a resample: (block, Q) counts.
+        part[:] = generator.multinomial(len(values), chances, size=len(part)) @ values / len(values)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
@@ -65,7 +71,7 @@ def paired_permutation_test(
         The p-value, in (0, 1].
 
     Raises:
-        ValueError: the arrays differ in length or are empty.
+        ValueError: the arrays differ in length, are empty or hold values that are not finite.
 
     Example:
         >>> paired_permutation_test(np.array([0.5, 0.7, 0.9]), np.array([0.4, 0.6, 0.8]))
@@ -76,6 +82,8 @@ def paired_permutation_test(
         raise ValueError(
             f"A paired test needs two flat arrays over the same queries, not shapes {a.shape} and {b.shape}."
         )
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("A paired test needs finite values; leave the queries without one out of both.")
     difference = a - b
     difference = difference[difference != 0]  # a zero has no sign to flip
     count = len(difference)

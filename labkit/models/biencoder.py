@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from labkit.device import choose_device
-from labkit.models.pretrained import Batch, in_batches, load_body, mean_pool
+from labkit.models.pretrained import Batch, in_batches, load_body, mean_pool, require_mean_pooling
 
 
 class BiEncoder(nn.Module):
@@ -57,6 +57,7 @@ class BiEncoder(nn.Module):
             FileNotFoundError: there is no such model.
             ValueError: the device does not exist here, or the model does not pool by the mean.
         """
+        require_mean_pooling(name)
         return cls(*load_body(name)).to(choose_device(device).device)
 
     @property
@@ -133,20 +134,8 @@ class BiEncoder(nn.Module):
         if not len(texts):
             return np.empty((0, self.dimension), dtype=np.float32)
         tokens = self.tokenizer(list(texts), truncation=True, max_length=max_length or self.max_length)
-        was_training = self.training
-        self.eval()
-
-        def run(batch: list[int]) -> torch.Tensor:
-            part = {key: [values[i] for i in batch] for key, values in tokens.items()}
-            padded = self.tokenizer.pad(part, return_tensors="pt")
-            with _precision(self.device, exact):
-                return self.embed({key: value.to(self.device) for key, value in padded.items()}, normalize)
-
-        try:
-            lengths = [len(ids) for ids in tokens["input_ids"]]
-            return in_batches(lengths, batch_size, run, "Encoding texts" if progress else None)
-        finally:
-            self.train(was_training)
+        label = "Encoding texts" if progress else None
+        return in_batches(self, tokens, batch_size, partial(self.embed, normalize=normalize), exact, label)
 
     def save(self, path: str | Path) -> None:
         """Write a folder that :meth:`from_pretrained` and sentence-transformers can read."""
@@ -169,8 +158,3 @@ class BiEncoder(nn.Module):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(json.dumps(content, indent=1))
         (folder / "2_Normalize").mkdir(exist_ok=True)
-
-
-def _precision(device: torch.device, exact: bool) -> AbstractContextManager:
-    """Full precision on request even inside someone else's autocast."""
-    return torch.autocast(device.type, enabled=False) if exact else choose_device(str(device)).autocast()

@@ -13,7 +13,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from labkit.device import choose_device
-from labkit.models.biencoder import _precision
 from labkit.models.pretrained import Batch, in_batches, load_body, mean_pool
 
 _HEAD = "score_head.safetensors"
@@ -56,13 +55,18 @@ class CrossEncoder(nn.Module):
 
         Raises:
             FileNotFoundError: there is no such model.
-            ValueError: the device does not exist here.
+            ValueError: the device does not exist here, or the model is a classifier with a head of its own.
         """
         with torch.random.fork_rng(devices=[]):  # a fresh head must not move the caller's random numbers
             torch.manual_seed(seed)
             model = cls(*load_body(name))
         if Path(name, _HEAD).exists():
             model.head.load_state_dict(load_file(Path(name, _HEAD)))
+        elif any("ForSequenceClassification" in kind for kind in model.body.config.architectures or []):
+            raise ValueError(
+                f"{name!r} is a classifier whose trained head reads the first token, which CrossEncoder does "
+                "not; name a model without a head, or use sentence-transformers for this one."
+            )
         return model.to(choose_device(device).device).eval()
 
     @property
@@ -77,7 +81,10 @@ class CrossEncoder(nn.Module):
     def logits(self, batch: Batch) -> torch.Tensor:
         """Relevance logits (B,) float32 of a tokenised batch, with gradients."""
         states = self.body(**batch).last_hidden_state  # (B, T, D)
-        return self.head(mean_pool(states.float(), batch["attention_mask"])).squeeze(-1).float()
+        pooled = mean_pool(states.float(), batch["attention_mask"])  # (B, D)
+        # The head in float32 under autocast too: logits in bf16 have three digits, and candidates would tie.
+        with torch.autocast(self.device.type, enabled=False):
+            return self.head(pooled).squeeze(-1)
 
     forward = logits
 
@@ -104,20 +111,8 @@ class CrossEncoder(nn.Module):
         if not len(pairs):
             return np.empty(0, dtype=np.float32)
         tokens = self._tokens(pairs, max_length)
-        was_training = self.training
-        self.eval()
-
-        def run(batch: list[int]) -> torch.Tensor:
-            part = {key: [values[i] for i in batch] for key, values in tokens.items()}
-            padded = self.tokenizer.pad(part, return_tensors="pt")
-            with _precision(self.device, exact):
-                return self.logits({key: value.to(self.device) for key, value in padded.items()})
-
-        try:
-            lengths = [len(ids) for ids in tokens["input_ids"]]
-            return in_batches(lengths, batch_size, run, "Scoring pairs" if progress else None)
-        finally:
-            self.train(was_training)
+        label = "Scoring pairs" if progress else None
+        return in_batches(self, tokens, batch_size, self.logits, exact, label)
 
     def save(self, path: str | Path) -> None:
         """Write body, tokenizer and head to a folder that :meth:`from_pretrained` reads."""

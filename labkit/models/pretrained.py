@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import cached_file, logging
 
+from labkit.device import choose_device
 from labkit.text import resolve_encoder
 
 Batch = dict[str, torch.Tensor]
@@ -44,7 +45,6 @@ def load_body(name: str) -> tuple[PreTrainedModel, Any, int]:
 
     Raises:
         FileNotFoundError: there is no such model here and none could be downloaded.
-        ValueError: the model pools its tokens in another way than by their mean.
     """
     path = resolve_encoder(name)
     try:
@@ -58,15 +58,23 @@ def load_body(name: str) -> tuple[PreTrainedModel, Any, int]:
         ) from error
     if getattr(body, "pooler", None) is not None:  # BERT's layer on [CLS], which mean pooling never reads
         body.pooler = None
-    pooling = _config(path, "1_Pooling/config.json")
-    if pooling and not pooling.get("pooling_mode_mean_tokens", pooling.get("pooling_mode") == "mean"):
-        raise ValueError(
-            f"{name!r} does not pool its tokens by their mean, which is all that labkit does so far."
-        )
     longest = _config(path, "sentence_bert_config.json").get("max_seq_length") or min(
         tokenizer.model_max_length, getattr(body.config, "max_position_embeddings", 512)
     )
     return body.eval(), tokenizer, int(longest)
+
+
+def require_mean_pooling(name: str) -> None:
+    """Refuse a sentence encoder that was trained to pool in another way than by the mean of its tokens.
+
+    Raises:
+        ValueError: it was.
+    """
+    pooling = _config(resolve_encoder(name), "1_Pooling/config.json")
+    if pooling and not pooling.get("pooling_mode_mean_tokens", pooling.get("pooling_mode") == "mean"):
+        raise ValueError(
+            f"{name!r} does not pool its tokens by their mean, which is all that labkit does so far."
+        )
 
 
 def _config(path: str, name: str) -> dict[str, Any]:
@@ -89,35 +97,52 @@ def mean_pool(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def in_batches(
-    lengths: Sequence[int], batch_size: int, run: Callable[[list[int]], torch.Tensor], progress: str | None
+    model: Any,
+    tokens: Mapping[str, Sequence],
+    batch_size: int,
+    forward: Callable[[Batch], torch.Tensor],
+    exact: bool,
+    progress: str | None,
 ) -> np.ndarray:
-    """Run a model over N inputs, similar lengths together, and put the rows back in their order.
+    """Run an encoder over N tokenised inputs, similar lengths together, and put the rows back in their order.
 
     Sorting by length is what saves the time: a batch is padded to its longest member, and every padded place
-    costs as much as a word.
+    costs as much as a word. The model runs in evaluation mode and returns to the mode it was in.
 
     Args:
-        lengths: (N,) length of each input.
+        model: has a ``tokenizer``, a ``device`` and modes.
+        tokens: what its tokenizer made of the inputs, without padding.
         batch_size: how many inputs at once.
-        run: computes the rows of the inputs with the given indices.
+        forward: computes the rows of a padded batch.
+        exact: in float32, even inside someone else's autocast; False takes the device's own fast format.
         progress: a label to show a progress bar with; None for none.
 
     Returns:
         (N, ...) float32.
     """
-    order = sorted(
-        range(len(lengths)), key=lambda i: -lengths[i]
-    )  # longest first: out of memory shows at once
+    lengths = [len(ids) for ids in tokens["input_ids"]]
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])  # longest first: out of memory shows early
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     rows: np.ndarray | None = None
-    with torch.inference_mode():
-        for batch in _tracked(batches, progress):
-            values = run(batch).float().cpu().numpy()
-            if rows is None:
-                rows = np.empty((len(lengths), *values.shape[1:]), dtype=np.float32)
-            rows[batch] = values
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), _precision(model.device, exact):
+            for batch in _tracked(batches, progress):
+                part = {key: [values[i] for i in batch] for key, values in tokens.items()}
+                padded = model.tokenizer.pad(part, return_tensors="pt")
+                values = forward({key: value.to(model.device) for key, value in padded.items()})
+                if rows is None:
+                    rows = np.empty((len(lengths), *values.shape[1:]), dtype=np.float32)
+                rows[batch] = values.float().cpu().numpy()
+    finally:
+        model.train(was_training)
     assert rows is not None, "callers deal with empty input"
     return rows
+
+
+def _precision(device: torch.device, exact: bool) -> AbstractContextManager:
+    return torch.autocast(device.type, enabled=False) if exact else choose_device(str(device)).autocast()
 
 
 def _tracked(batches: list[list[int]], label: str | None) -> Iterator[list[int]]:

@@ -25,17 +25,22 @@ def top_k(queries: Array, items: Array, k: int, chunk: int = 65_536) -> tuple[Ar
 
     Returns:
         Scores (Q, k), highest first, in the dtype of the product, and item ids (Q, k) int64; arrays for
-        arrays and tensors for tensors. Equal scores: lower id first.
+        arrays and tensors for tensors. Equal scores: lower id first. Equal means equal as computed: products
+        that are equal on paper may differ in their last bit, and a copy of an item need not tie with it.
 
     Raises:
-        ValueError: shapes do not fit, or k is below 1.
+        ValueError: shapes do not fit, k is below 1, or queries and items differ in kind, dtype or device.
 
     Example:
         >>> scores, ids = top_k(np.array([[1.0, 0.0]]), np.array([[0.5, 1.0], [2.0, 0.0], [2.0, 5.0]]), k=2)
         >>> ids
         array([[1, 2]])
     """
-    if isinstance(queries, np.ndarray) or isinstance(items, np.ndarray):
+    if _kind(queries) != _kind(items):
+        raise ValueError(
+            f"top_k needs queries and items of one kind, not {_kind(queries)} and {_kind(items)}."
+        )
+    if isinstance(queries, np.ndarray):
         scores, ids = top_k(torch.as_tensor(queries), torch.as_tensor(items), k, chunk)
         return scores.numpy(), ids.numpy()
     if queries.ndim != 2 or items.ndim != 2 or queries.shape[1] != items.shape[1]:
@@ -53,6 +58,11 @@ def top_k(queries: Array, items: Array, k: int, chunk: int = 65_536) -> tuple[Ar
         best, order = _best(torch.cat([best, scores], dim=1), k)
         best_ids = torch.cat([best_ids, ids + start], dim=1).gather(1, order)
     return best, best_ids
+
+
+def _kind(vectors: np.ndarray | torch.Tensor) -> str:
+    place = f" {vectors.device}" if isinstance(vectors, torch.Tensor) else ""
+    return f"{type(vectors).__name__} {vectors.dtype}{place}"
 
 
 def _best(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

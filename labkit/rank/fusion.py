@@ -27,7 +27,7 @@ def rrf(
         Equal scores: lower id first.
 
     Raises:
-        ValueError: no rankings, or they answer different numbers of queries.
+        ValueError: no rankings, they answer different numbers of queries, or the ids are not integers.
 
     Example:
         >>> rrf([np.array([[4, 7, 9]]), np.array([[7, 9, 4]])])[1]
@@ -61,7 +61,8 @@ def weighted_fusion(
         Equal scores: lower id first.
 
     Raises:
-        ValueError: no results, as many weights as systems are not given, or shapes do not fit.
+        ValueError: no results, as many weights as systems are not given, shapes do not fit, or the ids are
+            not integers.
 
     Example:
         >>> a = (np.array([[9.0, 8.0, 1.0]]), np.array([[4, 7, 9]]))
@@ -91,24 +92,29 @@ def _fuse(
     """Add up the scores of each (query, document) over systems, then order by score and id."""
     if not results:
         raise ValueError("There is nothing to fuse; give at least one ranking.")
-    arrays = [np.asarray(ids, dtype=np.int64) for _, ids in results]
+    arrays = [np.asarray(ids) for _, ids in results]
+    if any(ids.size and not np.issubdtype(ids.dtype, np.integer) for ids in arrays):
+        raise ValueError("Rankings hold document ids, which are integers; were scores given instead?")
     shapes = [ids.shape for ids in arrays]
     if any(len(shape) != 2 or shape[0] != shapes[0][0] for shape in shapes):
         raise ValueError(f"Rankings have the shape (queries, ranks) over the same queries, not {shapes}.")
     queries = shapes[0][0]
     depth = max(shape[1] for shape in shapes) if depth is None else depth
-    width = max(int(ids.max(initial=0)) for ids in arrays) + 1
+    # Ids may be of any size, so their places in the sorted list stand in for them.
+    known = np.unique(np.concatenate([ids.ravel() for ids in arrays]).astype(np.int64))
+    width = max(1, len(known))
     keys, values = [], []
     for (scores, _), ids in zip(results, arrays, strict=True):
         place = np.flatnonzero(ids >= 0)
-        key = (np.arange(queries)[:, None] * width + ids).ravel()[place]
+        key = (np.arange(queries)[:, None] * width + np.searchsorted(known, ids)).ravel()[place]
         first = np.unique(key, return_index=True)[1]  # best rank of a document repeated in a row
         keys.append(key[first])
         values.append(np.asarray(scores, dtype=np.float64).ravel()[place][first])
     unique, inverse = np.unique(np.concatenate(keys), return_inverse=True)
     # Sums in a different order differ in the last bits; rounding keeps equal documents equal.
     total = np.round(np.bincount(inverse, weights=np.concatenate(values), minlength=len(unique)), 12)
-    row, document = np.divmod(unique, width)
+    row, code = np.divmod(unique, width)
+    document = known[code]
     order = np.lexsort((document, -total, row))
     row, document, total = row[order], document[order], total[order]
     rank = np.arange(len(row)) - np.searchsorted(row, row)  # place within its query

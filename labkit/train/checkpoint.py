@@ -22,7 +22,7 @@ class Checkpoint:
         model: the model's state dict.
         best: the state dict at the best validation so far; empty without validation.
         optimizer: for each parameter's name its optimiser tensors.
-        rng: the states of the random number generators by device ("cpu", "cuda:0").
+        rng: the states of the run's random number generators, "cpu" and on a GPU "cuda".
         progress: plain data: the step, the losses so far, the identity of the run.
     """
 

@@ -39,8 +39,9 @@ def fine_tune(
         config: how to train.
         valid: measures the encoder, higher is better; called before training, after each epoch (or every
             ``config.evaluate_every`` steps) and at the end, when the best weights are put back.
-        checkpoint: a file to keep the run in; the same call resumes from it. It is left there when the run
-            ends, and calling once more returns the finished result at once.
+        checkpoint: a file to keep the run in; the same call, with the encoder freshly loaded (its starting
+            weights are part of the run), resumes from it. It is left there when the run ends, and calling
+            once more returns the finished result at once.
         not_negative: (query, product text) not to be used as in-batch negatives, beyond those in ``pairs``.
         progress: show a bar.
 
@@ -49,7 +50,7 @@ def fine_tune(
 
     Raises:
         ValueError: fewer than two examples, or of mixed length; or the checkpoint belongs to another run.
-        FloatingPointError: the loss is not a finite number.
+        FloatingPointError: the loss or a validation is not a finite number.
 
     Example:
         >>> encoder = BiEncoder.from_pretrained("minilm", device="cpu")
@@ -67,7 +68,6 @@ def fine_tune(
         )
     spared = {(pair[0], pair[1]) for pair in pairs} | {(query, product) for query, product in not_negative}
     order = _Order(len(pairs), config)
-    frozen = _freeze(encoder, config)
 
     def step_loss(step: int) -> torch.Tensor:
         batch = [pairs[i] for i in order.batch(step)]
@@ -85,12 +85,9 @@ def fine_tune(
             negatives=products[len(batch) :],
         )
 
-    identity = _hash([list(map(list, pairs)), sorted(map(list, spared))])
+    identity = "" if checkpoint is None else _hash([list(map(list, pairs)), sorted(map(list, spared))])
     measure = None if valid is None else lambda: valid(encoder)
-    try:
-        return _run(encoder, step_loss, order, config, measure, checkpoint, identity, progress)
-    finally:
-        _thaw(frozen)
+    return _run(encoder, step_loss, order, config, measure, checkpoint, identity, progress)
 
 
 def fine_tune_cross_encoder(
@@ -109,7 +106,7 @@ def fine_tune_cross_encoder(
             apart, such as the first ranks of the search before it.
         config: how to train; a cross-encoder reads longer texts, so mind ``max_length``.
         valid: measures the model, higher is better.
-        checkpoint: a file to keep the run in; the same call resumes from it.
+        checkpoint: a file to keep the run in; the same call, with the model freshly loaded, resumes from it.
         progress: show a bar.
 
     Returns:
@@ -117,24 +114,21 @@ def fine_tune_cross_encoder(
 
     Raises:
         ValueError: no examples, or the checkpoint belongs to another run.
+        FloatingPointError: the loss or a validation is not a finite number.
     """
     config = config or TrainConfig()
     if not len(examples):
         raise ValueError("There are no examples to train on.")
     order = _Order(len(examples), config)
-    frozen = _freeze(model, config)
 
     def step_loss(step: int) -> torch.Tensor:
         batch = [examples[i] for i in order.batch(step)]
         logits = model.logits(model.tokenize([(query, text) for query, text, _ in batch], config.max_length))
         return bce(logits, torch.tensor([float(target) for *_, target in batch], device=logits.device))
 
-    identity = _hash([list(example) for example in examples])
+    identity = "" if checkpoint is None else _hash([list(example) for example in examples])
     measure = None if valid is None else lambda: valid(model)
-    try:
-        return _run(model, step_loss, order, config, measure, checkpoint, identity, progress)
-    finally:
-        _thaw(frozen)
+    return _run(model, step_loss, order, config, measure, checkpoint, identity, progress)
 
 
 class _Order:
@@ -175,21 +169,6 @@ def _run(
         steps_per_epoch=order.per_epoch,
         progress=progress,
     )
-
-
-def _freeze(model: BiEncoder | CrossEncoder, config: TrainConfig) -> list[torch.nn.Parameter]:
-    """Stop the token embeddings' gradients if the settings say so; returns what was stopped."""
-    if not config.freeze_embeddings:
-        return []
-    frozen = [p for p in model.body.get_input_embeddings().parameters() if p.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    return frozen
-
-
-def _thaw(frozen: list[torch.nn.Parameter]) -> None:
-    for parameter in frozen:
-        parameter.requires_grad_(True)
 
 
 def _hash(data: Any) -> str:

@@ -29,16 +29,19 @@ class TrainConfig:
     clip_norm: float = 1.0  # longest gradient taken, over all parameters together
     temperature: float = 0.05  # of the contrastive loss
     max_length: int = 64  # tokens kept of each text
-    freeze_embeddings: bool = False  # leave the token embeddings as they are: half of a small encoder
     evaluate_every: int | None = None  # steps between validations; None: after each epoch
     patience: int | None = None  # stop after so many validations without a new best; None: never
     checkpoint_every: int = 100  # steps between checkpoints
     seed: int = 0  # of the order of the data and of dropout
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "checkpoint_every", "max_length"):
+        optional = [n for n in ("evaluate_every", "patience") if getattr(self, n) is not None]
+        for name in ("epochs", "batch_size", "checkpoint_every", "max_length", *optional):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig.{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("learning_rate", "temperature", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"TrainConfig.{name} must be above 0, not {getattr(self, name)}.")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"TrainConfig.warmup is a share of the steps, 0 to below 1, not {self.warmup}.")
 
@@ -89,13 +92,13 @@ def fit(
 
     Raises:
         ValueError: the checkpoint belongs to another run, or is damaged.
-        FloatingPointError: the loss is not a finite number.
+        FloatingPointError: the loss or a validation is not a finite number.
     """
     names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
     optimizer = _optimizer(names, config)
     device = choose_device(str(next(iter(names)).device))
     every = config.evaluate_every or steps_per_epoch or steps
-    identity = _identity(identity, model, steps, config)
+    identity = "" if checkpoint is None else _identity(identity, model, steps, config)
     history, best, done = History(), {}, False
     was_training = model.training
 
@@ -113,10 +116,10 @@ def fit(
             history = History(**saved.progress["history"])
             history.valid = [(step, value) for step, value in history.valid]
             history.resumed_at = len(history.losses)
-            _set_random_state(saved.rng)
+            _set_random_state(saved.rng, device.device)
             advance(len(history.losses), history)
         elif valid is not None:
-            history.valid.append((0, float(valid())))
+            history.valid.append((0, _measured(valid, 0)))
             best = _copy(model)
 
         while not done:
@@ -143,7 +146,7 @@ def fit(
             done = step >= steps
             if valid is not None and (done or step % every == 0):
                 if step > history.valid[-1][0]:
-                    history.valid.append((step, float(valid())))
+                    history.valid.append((step, _measured(valid, step)))
                     if history.valid[-1][1] > max(value for _, value in history.valid[:-1]):
                         history.best_step, best = step, _copy(model)
                 since = sum(at > history.best_step for at, _ in history.valid)
@@ -152,7 +155,8 @@ def fit(
             if checkpoint is not None and (done or step % config.checkpoint_every == 0):
                 record = {"identity": identity, "done": done, "history": asdict(history)}
                 state = optimizer_tensors(optimizer, names)
-                Checkpoint(model.state_dict(), best, state, _random_state(), record).write(checkpoint)
+                random = _random_state(device.device)
+                Checkpoint(model.state_dict(), best, state, random, record).write(checkpoint)
 
     if best:
         model.load_state_dict(best)
@@ -197,6 +201,14 @@ def _identity(given: str, model: nn.Module, steps: int, config: TrainConfig) -> 
     return digest.hexdigest()
 
 
+def _measured(valid: Callable[[], float], step: int) -> float:
+    """A validation's value. A NaN would compare as "not better" for ever, and keep the starting weights."""
+    value = float(valid())
+    if not math.isfinite(value):
+        raise FloatingPointError(f"The validation after {step} steps is {value}; look at what measures it.")
+    return value
+
+
 def _copy(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
@@ -210,19 +222,17 @@ def _own_random_numbers(device: torch.device, seed: int) -> Iterator[None]:
         yield
 
 
-def _random_state() -> dict[str, torch.Tensor]:
+def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        states |= {f"cuda:{i}": torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
     return states
 
 
-def _set_random_state(states: dict[str, torch.Tensor]) -> None:
-    for name, state in states.items():
-        if name == "cpu":
-            torch.set_rng_state(state)
-        else:
-            torch.cuda.set_rng_state(state, name)
+def _set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 @contextmanager

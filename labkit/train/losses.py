@@ -63,7 +63,28 @@ def info_nce_gradient(
     positives: torch.Tensor | None = None,
     negatives: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """The gradient of :func:`info_nce` by query (B, D), doc (B, D) and negatives (M, D) or None."""
+    """The gradient of :func:`info_nce`, written out; see there for the derivation and the arguments.
+
+    Args:
+        query: (B, D) vectors.
+        doc: (B, D); row i is the positive of query i.
+        temperature: of the softmax.
+        positives: (B, B) or (B, B + M) bool mask of documents to leave out.
+        negatives: (M, D) more wrong documents.
+
+    Returns:
+        The derivatives by query (B, D), by doc (B, D) and by negatives (M, D), None without negatives.
+
+    Raises:
+        ValueError: shapes do not fit, or the temperature is not positive.
+
+    Example:
+        >>> vectors = torch.eye(2)
+        >>> by_query, by_doc, _ = info_nce_gradient(vectors, vectors, temperature=1.0)
+        >>> by_query
+        tensor([[-0.1345,  0.1345],
+                [ 0.1345, -0.1345]])
+    """
     scores, documents = _contrast(query, doc, temperature, positives, negatives)
     size = len(query)
     slope = scores.softmax(dim=1)  # (B, B + M)
@@ -89,7 +110,10 @@ def _contrast(
     if temperature <= 0:
         raise ValueError(f"The temperature must be positive, not {temperature}.")
     documents = doc if negatives is None else torch.cat([doc, negatives])
-    scores = query @ documents.T / temperature
+    # At least float32, under autocast too: in bf16 close scores become equal and the order is lost.
+    exact = torch.promote_types(query.dtype, torch.float32)
+    with torch.autocast(query.device.type, enabled=False):
+        scores = query.to(exact) @ documents.to(exact).T / temperature
     if positives is not None:
         size, columns = len(query), positives.shape[1]
         if positives.shape[0] != size or columns not in (size, len(documents)):

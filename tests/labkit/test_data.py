@@ -105,3 +105,5 @@ def test_click_rates_recover_the_attraction_behind_the_positions():
     assert table["shown"].to_list() == [40_000] * 3
     with pytest.raises(ValueError, match="positions 1 to 3"):
         click_rates(log, propensities[:2])
+    with pytest.raises(ValueError, match="at most 1"):
+        click_rates(log, [1.0, 0.5, 0.0])

@@ -102,6 +102,12 @@ def test_arrays_and_dictionaries_agree(data):
         np.testing.assert_allclose(by_row[measure][np.argsort(queries)], by_name[measure], rtol=0, atol=1e-12)
 
 
+def test_ids_of_any_size_and_sign_are_told_apart():
+    ids = np.array([[2**62, 3], [3, -1]])
+    values = evaluate_ranked([RR], ids, {0: {3: 1, -7: 1}, 1: {2**62: 1, -(2**61): 1}})[RR]
+    assert values.tolist() == [0.5, 0.0]
+
+
 def test_condensed_lists_equal_judged_only_of_ir_measures():
     generator = np.random.default_rng(0)
     ids = np.stack([generator.permutation(40) for _ in range(6)])
@@ -133,6 +139,8 @@ def test_declarations_read_as_they_print_and_refuse_nonsense():
         evaluate_ranked([RR], np.array([[1, 1]]), {0: {1: 1}})
     with pytest.raises(ValueError, match="no judgements"):
         evaluate_ranked([RR], np.array([[1]]), {0: {1: 1}}, queries=[5])
+    with pytest.raises(ValueError, match="which are integers"):
+        evaluate_ranked([RR], np.array([[0.9, 0.8]]), {0: {0: 1}})
     with pytest.raises(ValueError, match="not a number"):
         evaluate([RR], {"q": {"1": 1}}, {"q": {"1": float("nan")}})
 
@@ -146,6 +154,11 @@ def test_bootstrap_agrees_with_scipy_and_covers_the_mean():
     assert abs(low - peer.low) < 0.005
     assert abs(high - peer.high) < 0.005
     assert bootstrap_interval(values, seed=3) == (low, high)
+    with pytest.raises(ValueError, match="finite"):
+        bootstrap_interval(np.array([0.5, np.nan]))
+    many = np.tile(values, 1000)  # 200 000 queries: the counts of all resamples would fill 16 GB
+    low, high = bootstrap_interval(many, resamples=50)
+    assert low < values.mean() < high
 
 
 def test_permutation_test_agrees_with_scipy():
@@ -159,5 +172,7 @@ def test_permutation_test_agrees_with_scipy():
         ).pvalue  # fmt: skip
         assert abs(paired_permutation_test(a, b) - expected) < 0.01
     assert paired_permutation_test(np.ones(5), np.ones(5)) == 1.0
+    with pytest.raises(ValueError, match="finite"):
+        paired_permutation_test(np.array([0.5, np.nan]), np.ones(2))
     with pytest.raises(ValueError, match="same queries"):
         paired_permutation_test(np.ones(3), np.ones(4))

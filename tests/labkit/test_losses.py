@@ -79,6 +79,13 @@ def test_a_masked_positive_gets_no_gradient_and_the_mask_is_left_as_it_was():
     assert mask.all()
 
 
+def test_scores_keep_their_precision_under_autocast():
+    query, doc, more = (F.normalize(x.detach().float(), dim=1) for x in draw((6, 8), (6, 8), (3, 8)))
+    expected = info_nce(query, doc, 0.05, negatives=more)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(info_nce(query, doc, 0.05, negatives=more), expected)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_margin_mse(seed):
     positive, negative, teacher = draw((9,), (9,), (9,), seed=seed)

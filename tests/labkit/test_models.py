@@ -64,8 +64,50 @@ def test_order_batching_and_mode_do_not_change_vectors(encoder):
 
 
 def test_fast_format_stays_close(encoder):
-    exact, fast = encoder.encode(TEXTS), encoder.encode(TEXTS, exact=False)
+    exact = encoder.encode(TEXTS)
+    # Forced, since a processor without bf16 instructions takes float32 as its own fast format.
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        fast = encoder.embed(encoder.tokenize(TEXTS)).numpy()
+    assert not np.array_equal(fast, exact)
     assert (exact * fast).sum(axis=1).min() > 0.995
+
+
+def test_the_head_of_a_cross_encoder_keeps_its_precision_under_autocast():
+    model = CrossEncoder.from_pretrained("minilm", device="cpu")
+    batch = model.tokenize([("sofa", "grey couch"), ("sofa", "desk lamp"), ("rug", "wool rug")])
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        logits = model.logits(batch)
+        states = model.body(**batch).last_hidden_state.float()
+    expected = model.head(mean_pool(states, batch["attention_mask"])).squeeze(-1)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)
+
+
+def small_bert(kind):
+    from transformers import BertConfig
+
+    return kind(BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16))
+
+
+def test_a_trained_head_of_another_make_is_never_dropped_in_silence(encoder, tmp_path):
+    from transformers import BertForSequenceClassification
+
+    small_bert(BertForSequenceClassification).save_pretrained(tmp_path)
+    encoder.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="trained head"):
+        CrossEncoder.from_pretrained(str(tmp_path), device="cpu")
+
+
+def test_pooling_concerns_the_bi_encoder_alone(encoder, tmp_path):
+    from transformers import BertModel
+
+    small_bert(BertModel).save_pretrained(tmp_path)
+    encoder.tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    with pytest.raises(ValueError, match="by their mean"):
+        BiEncoder.from_pretrained(str(tmp_path), device="cpu")
+    assert CrossEncoder.from_pretrained(str(tmp_path), device="cpu").score([("a", "b")]).shape == (1,)
 
 
 def test_embed_carries_gradients_and_agrees_with_encode(encoder):

@@ -126,6 +126,10 @@ def test_top_k_refuses_shapes_that_do_not_fit():
         top_k(np.ones((2, 3)), np.ones((4, 5)), 1)
     with pytest.raises(ValueError, match="at least 1"):
         top_k(np.ones((2, 3)), np.ones((4, 3)), 0)
+    with pytest.raises(ValueError, match=r"one kind, not ndarray float64 and Tensor torch\.float64 cpu"):
+        top_k(np.ones((2, 3)), torch.ones(4, 3, dtype=torch.float64), 1)
+    with pytest.raises(ValueError, match="float32"):
+        top_k(np.ones((2, 3)), np.ones((4, 3), dtype=np.float32), 1)
 
 
 def rrf_by_hand(rankings, k, depth):
@@ -174,6 +178,16 @@ def test_weighted_fusion_scales_each_query_and_breaks_ties_by_id():
 
 def test_rrf_refuses_rankings_of_different_queries():
     with pytest.raises(ValueError, match="same queries"):
-        rrf([np.ones((2, 3)), np.ones((3, 3))])
+        rrf([np.ones((2, 3), dtype=int), np.ones((3, 3), dtype=int)])
     with pytest.raises(ValueError, match="nothing to fuse"):
         rrf([])
+    with pytest.raises(ValueError, match="which are integers"):
+        rrf([np.ones((2, 3))])
+    with pytest.raises(ValueError, match="which are integers"):
+        weighted_fusion([(np.ones((2, 3)), np.ones((2, 3)))], [1.0])
+
+
+def test_fusion_takes_ids_of_any_size():
+    large = 2**62
+    ids = np.array([[large, 5], [3, large], [large + 1, -1]])
+    assert rrf([ids])[1].tolist() == ids.tolist()

@@ -195,17 +195,6 @@ def test_true_positives_in_the_batch_are_left_out():
         fine_tune(small(), [hard[0], crossed[0]], progress=False)
 
 
-def test_frozen_embeddings_stay_and_thaw():
-    encoder = small()
-    table = encoder.body.get_input_embeddings().weight
-    before = table.detach().clone()
-    fine_tune(
-        encoder, PAIRS, TrainConfig(batch_size=4, freeze_embeddings=True, learning_rate=1e-2), progress=False
-    )
-    assert torch.equal(table, before)
-    assert table.requires_grad
-
-
 def test_cross_encoder_learns():
     base = small()
     torch.manual_seed(0)
@@ -238,5 +227,19 @@ def test_a_loss_that_is_no_number_stops_the_run():
         )
     with pytest.raises(ValueError, match="at least two pairs"):
         fine_tune(small(), PAIRS[:1], progress=False)
-    with pytest.raises(ValueError, match="epochs"):
-        TrainConfig(epochs=0)
+
+
+def test_a_validation_that_is_no_number_stops_the_run():
+    values = iter([0.5, float("nan")])
+    with pytest.raises(FloatingPointError, match="after 3 steps is nan"):
+        fine_tune(small(), PAIRS, TrainConfig(batch_size=4), valid=lambda _: next(values), progress=False)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"epochs": 0}, {"patience": 0}, {"evaluate_every": 0}, {"learning_rate": -1e-5}, {"temperature": 0.0},
+     {"learning_rate": float("nan")}, {"clip_norm": 0.0}, {"warmup": 1.0}],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match=rf"TrainConfig\.{next(iter(wrong))}"):
+        TrainConfig(**wrong)
