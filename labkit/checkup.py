@@ -40,15 +40,8 @@ def _python() -> Check:
 
 def _packages() -> Check:
     wanted = (
-        "numpy",
-        "scipy",
-        "transformers",
-        "safetensors",
-        "bm25s",
-        "polars",
-        "pyarrow",
-        "matplotlib",
-        "rich",
+        *("numpy", "scipy", "transformers", "safetensors", "bm25s", "lightgbm", "polars", "pyarrow"),
+        *("matplotlib", "rich", "typer", "yaml", "platformdirs"),
     )
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:

@@ -65,26 +65,34 @@ def search(
     data: Annotated[
         Source, typer.Option(help="The simulated shop, or the real set Chorus Electronics.")
     ] = Source.shop,
-    size: Annotated[str, typer.Option(help="Size of the simulated shop: tiny or small.")] = "small",
-    seed: Annotated[int, typer.Option(help="Seed of the simulated shop.")] = 0,
+    size: Annotated[
+        str | None, typer.Option(help="Size of the simulated shop: tiny or small; small when left out.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the simulated shop; 0 when left out.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the fastest one when left out.")] = None,
-    figure: Annotated[Path, typer.Option(help="Where to save the figure (png, svg or pdf).")] = Path(
-        "search-comparison.png"
-    ),
+    figure: Annotated[
+        Path | None, typer.Option(help="Where to save a figure (png, svg or pdf); none when left out.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare ways to search on queries that none of them has seen, with intervals and tests."""
     if not compare:
         raise typer.BadParameter("say what to do with the search: add --compare.", param_hint="search")
-    if figure.suffix not in (".png", ".svg", ".pdf"):
+    if data is Source.chorus and (size, seed) != (None, None):
+        raise typer.BadParameter(
+            "--size and --seed belong to the simulated shop; leave them out.", param_hint="--data chorus"
+        )
+    if figure is not None and figure.suffix not in (".png", ".svg", ".pdf"):
         raise typer.BadParameter(f"{figure} must end in .png, .svg or .pdf.", param_hint="--figure")
     from labkit.compare import compare_chorus, compare_shop, save_figure
 
-    on_chorus = data is Source.chorus
-    comparison = compare_chorus(device=device) if on_chorus else compare_shop(size, seed, device)
-    saved = save_figure(comparison, figure)
+    if data is Source.chorus:
+        comparison = compare_chorus(device=device)
+    else:
+        comparison = compare_shop(size or "small", seed or 0, device)
+    saved = None if figure is None else save_figure(comparison, figure)
     if as_json:
-        typer.echo(json.dumps({**comparison.as_json(), "figure": str(saved)}))
+        typer.echo(json.dumps({**comparison.as_json(), "figure": None if saved is None else str(saved)}))
     else:
         _show(comparison, saved)
 
@@ -161,7 +169,7 @@ def _mark(check: Check) -> str:
     return "MISSING" if check.needed else "without"
 
 
-def _show(comparison: Comparison, figure: Path) -> None:
+def _show(comparison: Comparison, figure: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -187,7 +195,8 @@ def _show(comparison: Comparison, figure: Path) -> None:
         console.print(f"{name}: {value}", highlight=False)
     spent = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in comparison.seconds.items())
     console.print(f"time: {sum(comparison.seconds.values()):.0f} s ({spent})", highlight=False)
-    console.print(f"figure: {figure}", highlight=False)
+    if figure is not None:
+        console.print(f"figure: {figure}", highlight=False)
 
 
 def main() -> None:

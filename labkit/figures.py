@@ -1,4 +1,4 @@
-"""Figures of the library, drawn without a display and readable without colour vision."""
+"""The figure of a comparison, in the course's look, drawn without a display."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labkit.learn.figures import FAINT, PALETTE, figure_style
+
 if TYPE_CHECKING:
     from labkit.compare import Comparison
 
-# Okabe and Ito, "Color universal design", 2008. The markers tell the systems apart where colours do not.
+# The markers tell the systems apart where colours do not.
 STYLE = {
-    "BM25": ("#E69F00", "s"),
-    "zero-shot": ("#56B4E9", "o"),
-    "fine-tuned": ("#0072B2", "D"),
-    "hybrid": ("#009E73", "^"),
+    "BM25": (PALETTE["orange"], "s"),
+    "zero-shot": (PALETTE["sky"], "o"),
+    "fine-tuned": (PALETTE["blue"], "D"),
+    "hybrid": (PALETTE["green"], "^"),
 }
 
 
@@ -29,23 +31,22 @@ def draw_comparison(comparison: Comparison, path: Path) -> Path:
     Returns:
         The path.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     measure, *others = comparison.measures
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=[1, 1.25])
-    figure.suptitle(comparison.title, fontweight="bold")
-    _intervals(left, comparison, measure)
-    left.set_title("All queries: mean and 95 % bootstrap interval", fontsize=10)
-    if comparison.kinds:
-        _by_kind(right, comparison, measure)
-    elif others:
-        _intervals(right, comparison, others[0])
-        right.set_title("The same rankings, unjudged products left out", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with figure_style():
+        figure = Figure(figsize=(11, 4.8), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[1, 1.25])
+        figure.suptitle(comparison.title, fontweight="bold")
+        _intervals(left, comparison, measure)
+        left.set_title("All queries: mean and 95 % bootstrap interval")
+        if comparison.kinds:
+            _by_kind(right, comparison, measure)
+        elif others:
+            _intervals(right, comparison, others[0])
+            right.set_title("The same rankings, unjudged products left out")
+        figure.savefig(path)
     return path
 
 
@@ -68,7 +69,7 @@ def _intervals(axes: Any, comparison: Comparison, measure: str) -> None:
     axes.set_xlim(-0.5, len(systems) - 0.3)
     axes.set_xlabel("system")
     axes.set_ylabel(f"mean {measure} over {comparison.queries} queries")
-    _clean(axes, "y")
+    axes.grid(axis="x", visible=False)
 
 
 def _by_kind(axes: Any, comparison: Comparison, measure: str) -> None:
@@ -83,15 +84,9 @@ def _by_kind(axes: Any, comparison: Comparison, measure: str) -> None:
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.6, len(kinds) - 0.4)
     for between in height[:-1] - 0.5:
-        axes.axhline(between, color="0.88", linewidth=0.8)
+        axes.axhline(between, color=FAINT, linewidth=0.8)
     axes.set_xlabel(f"mean {measure}")
     axes.set_ylabel("kind of query")
-    axes.set_title("By kind of query", fontsize=10)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, frameon=False)
-    _clean(axes, "x")
-
-
-def _clean(axes: Any, grid: str) -> None:
-    axes.grid(axis=grid, color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title("By kind of query")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4)
+    axes.grid(axis="y", visible=False)

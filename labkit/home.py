@@ -17,5 +17,21 @@ def home() -> Path:
         >>> home().name  # doctest: +SKIP
         'labkit'
     """
+    return _named() or Path(platformdirs.user_cache_dir("labkit", appauthor=False))
+
+
+def records() -> Path:
+    """The folder for what can't be made again: ``LABKIT_HOME`` too, else the platform's user data folder.
+
+    Caches are emptied, by hand and by cleaners; nobody should lose their progress with one.
+
+    Example:
+        >>> records().name  # doctest: +SKIP
+        'labkit'
+    """
+    return _named() or Path(platformdirs.user_data_dir("labkit", appauthor=False))
+
+
+def _named() -> Path | None:
     named = os.environ.get("LABKIT_HOME")
-    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("labkit", appauthor=False))
+    return Path(named).expanduser() if named else None

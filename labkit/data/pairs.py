@@ -118,6 +118,15 @@ def judged_pairs(
 ) -> tuple[Examples, Spared]:
     """Training examples from the judgements of some queries and from the catalogue.
 
+    Products of the types of a query's right products are spared for it: what was not judged is not wrong.
+
+    Args:
+        data: products, queries and judgements.
+        queries: the query ids whose judgements may be used; leave out those you measure on.
+        seed: of the choice.
+        per_query: at most so many products of grade 3 for each query.
+        catalogue: so many (product type, title) examples beside them.
+
     Returns:
         (query or product type, title) examples, and the (text, title) pairs that must not serve as negatives.
     """
@@ -131,7 +140,6 @@ def judged_pairs(
         right = [item for item, grade in qrels[query].items() if grade == 3]
         taken = generator.permutation(right)[:per_query].tolist()
         examples += [(text[query], titles[item]) for item in taken]
-        # Other products of these types are likely right as well: not judged is not wrong.
         types = {kinds[item] for item in right} - {None}
         spared |= {(text[query], titles[item]) for item, kind in enumerate(kinds) if kind in types}
         spared |= {(text[query], titles[item]) for item in right}

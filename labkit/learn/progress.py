@@ -58,7 +58,7 @@ def rows(root: Path, lang: str, store: Store | None = None) -> list[Row]:
     Args:
         root: the course's folder.
         lang: ``"en"`` or ``"zh"``.
-        store: the learner's record; None for the one under ``LABKIT_HOME``.
+        store: the learner's record; None for the one on this machine.
     """
     store = store or Store()
     return [

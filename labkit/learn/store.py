@@ -1,4 +1,4 @@
-"""The learner's record: every check and every hint opened, in ``progress.db`` under ``LABKIT_HOME``.
+"""The learner's record: every check and every hint opened, in ``progress.db`` in ``labkit.home.records()``.
 
 Several notebooks may write at once (SQLite's write-ahead log), and a home that cannot be written is no reason
 to stop anyone from learning: the record is then left out, and the caller is told.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from labkit.home import home
+from labkit.home import records
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS checks (
@@ -41,7 +41,6 @@ class Record:
     checks: int = 0  # that found an attempt
     solved: bool = False  # at least once
     last: str | None = None  # outcome of the last check
-    last_hint: str | None = None
     same: int = 0  # how many checks in a row ended with this outcome and hint
     steps: int = 0  # progressive hints opened
 
@@ -50,11 +49,11 @@ class Store:
     """The record in one file.
 
     Args:
-        path: of the database; None for ``progress.db`` under ``LABKIT_HOME``.
+        path: of the database; None for ``progress.db`` in the folder ``labkit.home.records`` names.
     """
 
     def __init__(self, path: Path | None = None):
-        self.path = path or home() / "progress.db"
+        self.path = path or records() / "progress.db"
 
     def add_check(self, module: str, lang: str, exercise: str, outcome: str, hint: str | None = None) -> bool:
         """Record a check; False when nothing can be written there."""
@@ -86,7 +85,6 @@ class Store:
             checks=len(attempts),
             solved=any(outcome == "correct" for outcome, _ in rows),
             last=rows[0][0] if rows else None,
-            last_hint=rows[0][1] if rows else None,
             same=next((n for n, row in enumerate(rows) if row != rows[0]), len(rows)),
             steps=step[0] if step else 0,
         )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import scipy.sparse
 
 from labkit.text import tokenize
 
-Method = Literal["lucene", "robertson", "atire", "bm25l", "bm25+"]
+Method = Literal["lucene", "bm25+"]
 
 
 class BM25:
@@ -30,7 +30,8 @@ class BM25:
         documents: N texts, or N lists of tokens.
         k1: how slowly repetitions of a token saturate; 0 counts presence alone.
         b: how much long documents are discounted, 0 to 1.
-        method: ``"lucene"``, ``"robertson"`` (idf floored at 0), ``"atire"``, ``"bm25l"`` or ``"bm25+"``.
+        method: ``"lucene"``, or ``"bm25+"``, which pays at least delta = 0.5 for a token however long the
+            document is (Lv and Zhai, "Lower-bounding term frequency normalization", CIKM 2011).
         tokenizer: turns a text into tokens, for documents and queries alike.
 
     Raises:
@@ -57,6 +58,8 @@ class BM25:
 
         if not len(documents):
             raise ValueError("BM25 needs at least one document.")
+        if method not in get_args(Method):
+            raise ValueError(f"BM25 has the methods {', '.join(get_args(Method))}, not {method!r}.")
         if k1 < 0 or not 0 <= b <= 1:
             raise ValueError(f"BM25 needs k1 >= 0 and 0 <= b <= 1, not k1={k1} and b={b}.")
         self._tokenizer = tokenizer
@@ -78,7 +81,7 @@ class BM25:
         self._matrix = scipy.sparse.csr_matrix(
             (index["data"], index["indices"], index["indptr"]), shape=(len(vocabulary), self.size)
         )
-        # BM25L and BM25+ pay something for a token that a document lacks: (V,), the same for every document.
+        # BM25+ pays something for a token that a document lacks: (V,), the same for every document.
         self._absent = engine.nonoccurrence_array
 
     def search(
@@ -93,8 +96,7 @@ class BM25:
         Returns:
             Scores (Q, k) float32, highest first, and document ids (Q, k) int64. Only documents that hold a
             token of the query are found; where there are fewer than k, the rest of the row has the score 0
-            and the id -1. Equal
-            scores: lower id first.
+            and the id -1. Equal scores: lower id first.
 
         Raises:
             ValueError: ``queries`` is one text instead of a list of them, or k is below 1.
@@ -120,7 +122,7 @@ class BM25:
         """Score every document for one query.
 
         Returns:
-            (N,) float64; 0 where no token matches (for BM25L and BM25+: what absent tokens pay).
+            (N,) float64; 0 where no token matches (for BM25+: what absent tokens pay).
         """
         matched, constant = self._match(query)
         dense = np.full(self.size, constant)

@@ -41,11 +41,16 @@ SIZES = {
 class Market:
     """A shop whose truth is known. All tables are polars frames; ids are row numbers.
 
-    products: product_id i32, title, description, brand, category, department (str), price f64, attributes
-    (JSON object) queries:  query_id i32, text, kind, split ("train" | "valid" | "test"), intent (JSON object:
-    the structured truth) qrels:    query_id i32, product_id i32, grade i8 in 1..3; a pair that is not listed
-    has grade 0, truly sessions: session_id i32, query_id i32, time, position i16 (from 1), product_id i32,
-    clicked bool propensities: the true probability that a shopper examines position 1, 2, ... 10
+    Attributes:
+        products: product_id i32, title, description, brand, category, department (str), price f64, attributes
+            (JSON object).
+        queries: query_id i32, text, kind, split ("train" | "valid" | "test"), intent (JSON object: the
+            structured truth).
+        qrels: query_id i32, product_id i32, grade i8 in 1..3; a pair that is not listed has grade 0, truly.
+        sessions: session_id i32, query_id i32, time, position i16 (from 1), product_id i32, clicked bool.
+        size: as given to :func:`load`.
+        seed: as given to :func:`load`.
+        propensities: the true probability that a shopper examines position 1, 2, ... 10.
     """
 
     products: pl.DataFrame

@@ -64,6 +64,15 @@ def price_ranks(products: list[Product]) -> np.ndarray:
 def make_sessions(products: list[Product], queries: list[Query], count: int, seed: int) -> pl.DataFrame:
     """Simulate ``count`` searches over 60 days, ten products each.
 
+    What is shown comes from an imperfect ranker (words of the title, popularity, a guess at the category, a
+    little noise); what is clicked has the chance examination(position) * attraction(grade, price).
+
+    Args:
+        products: the catalogue; its order gives the product ids.
+        queries: what shoppers type; their order gives the query ids.
+        count: how many searches.
+        seed: of the market.
+
     Returns:
         session_id i32, query_id i32, time datetime, position i16 (from 1), product_id i32, clicked bool;
         ordered by time.

@@ -6,19 +6,21 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-# Units that sellers write with and without a space before them; both must give the same token.
+# Units that sellers write glued to the number, after a space or after a hyphen; all must give the same token.
+# Units that are also words or letters ("3 in 1", "6 in stock", "2 l shaped", "5 g") join only where glued.
 _UNITS = (
-    "mm|cm|m|km|in|inch|ft|g|kg|mg|lb|oz|ml|cl|l|w|kw|v|mah|wh|hz|khz|mhz|ghz"
-    "|kb|mb|gb|tb|mbps|gbps|mp|px|dpi|rpm|db|nm"
+    "mm|cm|km|inch|ft|kg|mg|lb|oz|ml|cl|kw|mah|wh|hz|khz|mhz|ghz|kb|mb|gb|tb|mbps|gbps|mp|px|dpi|rpm|db|nm"
 )
 _TOKEN = re.compile(
     rf"""
-    (?P<number>\d+(?:[.,]\d+)*) [ ] (?P<unit>{_UNITS}) (?!\w)   # "500 ml", "13.3 in"
-    | \d+(?:[.,]\d+)+[^\W_]*                                  # "1.5l", "13.3", "1,024"
-    | [^\W_]+(?:'[^\W\d_]+)?                                  # words, "wh", "1000xm4", "women's"
+    (?P<number>\d+(?:[.,]\d+)*) [ \-\u2010] (?P<unit>{_UNITS}) (?!\w)   # "500 ml", "13.3-inch"
+    | \d+(?:[.,]\d+)+[^\W_]*                                            # "1.5l", "13.3", "1,024"
+    | [^\W_]+(?:'[^\W\d_]+)?                                            # words, "1000xm4", "women's"
     """,
     re.VERBOSE,
 )
+# A double quote straight after a number means inches, unless it closes a quotation; NFKC makes ″ two primes.
+_QUOTE = re.compile(r'(?P<quoted>(?<!\d)"[^"]*")|(?<=\d)(?:"|\u2032\u2032)')
 # Chinese and Japanese write no spaces; pairs of neighbouring characters stand in for words.
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+")
 
@@ -27,7 +29,8 @@ def tokenize(text: str) -> list[str]:
     """Split text into lower-case tokens for an inverted index.
 
     Unicode compatibility forms are unified (NFKC), case is folded, a number keeps its decimals and its unit
-    in one token whether or not a space stands between them, and Chinese or Japanese runs become overlapping
+    in one token whether or not a space or a hyphen stands between them, a double quote after a number is
+    inches, and Chinese or Japanese runs become overlapping
     pairs of characters, as Lucene's CJKAnalyzer does.
 
     Args:
@@ -43,6 +46,7 @@ def tokenize(text: str) -> list[str]:
         ['跑步', '步鞋', '42']
     """
     text = unicodedata.normalize("NFKC", text).casefold()
+    text = _QUOTE.sub(lambda match: match["quoted"] or "inch ", text)
     return [token for match in _TOKEN.finditer(text) for token in _pieces(match)]
 
 

@@ -129,6 +129,10 @@ def test_usage_errors_exit_with_2_and_say_what_to_do():
     assert "--compare" in result.output
     assert runner.invoke(app, ["search", "--compare", "--figure", "x.doc"]).exit_code == 2
     assert runner.invoke(app, ["search", "--compare", "--data", "nothing"]).exit_code == 2
+    for option in (["--size", "tiny"], ["--seed", "0"]):
+        result = runner.invoke(app, ["search", "--compare", "--data", "chorus", *option])
+        assert result.exit_code == 2
+        assert "--size and --seed belong" in result.output
 
 
 def test_missing_data_is_one_sentence(tmp_path, monkeypatch, capsys):

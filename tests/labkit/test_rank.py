@@ -71,13 +71,14 @@ def test_bm25_plus_equals_rank_bm25():
         np.testing.assert_allclose(ours.scores(query), peer.get_scores(query), rtol=1e-9)
 
 
-def test_atire_equals_rank_bm25_okapi_when_the_idf_is_made_the_same():
-    """BM25Okapi has ATIRE's term weight with Robertson's idf and a floor of its own."""
+def test_bm25_equals_rank_bm25_okapi_when_the_idf_is_made_the_same():
+    """BM25Okapi has the factor k1 + 1 and Robertson's idf with a floor of its own."""
     documents = shop_corpus()
     peer = rank_bm25.BM25Okapi(documents, k1=1.2, b=0.75)
     for token in peer.idf:
-        peer.idf[token] = math.log(len(documents) / sum(token in document for document in documents))
-    ours = BM25(documents, k1=1.2, b=0.75, method="atire")
+        holding = sum(token in document for document in documents)
+        peer.idf[token] = math.log(1 + (len(documents) - holding + 0.5) / (holding + 0.5)) / (1.2 + 1)
+    ours = BM25(documents, k1=1.2, b=0.75)
     for query in (["word1"], ["word3", "word40"], ["word2", "word2", "word9"]):
         np.testing.assert_allclose(ours.scores(query), peer.get_scores(query), rtol=1e-9, atol=1e-12)
 
@@ -93,6 +94,8 @@ def test_bm25_takes_text_and_refuses_nonsense():
         BM25([])
     with pytest.raises(ValueError, match="b <= 1"):
         BM25(["a"], b=2)
+    with pytest.raises(ValueError, match="not 'atire'"):
+        BM25(["a"], method="atire")
 
 
 @settings(max_examples=80, deadline=None)
