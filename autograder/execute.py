@@ -143,6 +143,9 @@ class GradingClient(NotebookClient):
                 await self._kill(Ended("slow", self._where(index), {"seconds": seconds}))
         except DeadKernelError:
             await self._find_cause(index)
+        except Exception:
+            # nbclient stumbled over a message that the student's process made up.
+            await self._kill(Ended("closed", self._where(index)))
         finally:
             await self._give_up(task)
             if self.ended:

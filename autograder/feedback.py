@@ -155,7 +155,9 @@ def safe_outputs(outputs: Iterable[Mapping[str, Any]]) -> list[NotebookNode]:
             kept.append(nbformat.v4.new_output("error", **fields, traceback=lines))
         elif kind in ("display_data", "execute_result"):
             given = output.get("data")
-            data = {mime: _text(given.get(mime)) for mime in SAFE_OUTPUTS if mime in given} if given else {}
+            if not isinstance(given, dict):
+                continue
+            data = {mime: _text(given[mime]) for mime in SAFE_OUTPUTS if mime in given}
             for mime in [
                 mime for mime in data if mime.startswith("image/") and not BASE64.fullmatch(data[mime])
             ]:
@@ -167,7 +169,8 @@ def safe_outputs(outputs: Iterable[Mapping[str, Any]]) -> list[NotebookNode]:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    # A kernel can send half of a surrogate pair, which no file takes.
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def _is_untouched(cell: NotebookNode) -> bool:

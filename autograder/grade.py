@@ -30,7 +30,7 @@ from autograder.examine import Examiner
 from autograder.execute import GradingClient, manual_results
 from autograder.feedback import graded_notebook, say
 from autograder.format import Role
-from autograder.gradebook import GradebookWriter, usable_timestamp
+from autograder.gradebook import GradebookError, GradebookWriter, usable_timestamp
 from autograder.kernel import sandboxed_kernel
 from autograder.limits import Limits
 from autograder.report import CellResult, Kind, SubmissionResult
@@ -344,8 +344,12 @@ def _work(job: Job) -> Graded:
 
 
 def _failed(setup: Setup, job: Job, why: str) -> SubmissionResult:
-    reason = f"The grader could not finish ({why}); grade again, or report it if it stays."
-    return SubmissionResult(job.student, setup.assignment, "failed", reason, seed=job.seed)
+    return SubmissionResult(job.student, setup.assignment, "failed", _unfinished(why), seed=job.seed)
+
+
+def _unfinished(why: str) -> str:
+    why = " ".join(why.split())
+    return f"The grader could not finish ({why}); grade again, or report it if it stays."
 
 
 # A whole assignment ----------------------------------------------------------------------------------------
@@ -408,13 +412,27 @@ def grade_assignment(
         count = min(workers or default_workers(limits or Limits()), len(todo))
         with warm_setup(root, assignment, limits or Limits(), trusted) as setup:
             for outcome in run_jobs(setup, todo, count):
-                result = outcome.result if isinstance(outcome, Graded) else outcome
-                if isinstance(outcome, Graded):
-                    writer.write(result, outcome.notebook)
-                    report.append(path, result)
+                result = _written(writer, outcome) if isinstance(outcome, Graded) else outcome
+                report.append(path, result)
                 results[result.student] = result
                 on_result(result)
     return [results[student] for student in sorted(results)]
+
+
+def _written(writer: GradebookWriter, graded: Graded) -> SubmissionResult:
+    """Write one submission. What can't be written is this student's failure, not the end of the run.
+
+    A failed result keeps its points and has no key, so that the next run tries again.
+    """
+    result = graded.result
+    try:
+        writer.write(result, graded.notebook)
+    except GradebookError:
+        raise
+    except Exception as error:
+        reason = _unfinished(f"its result could not be written: {type(error).__name__}: {error}")
+        return replace(result, status="failed", reason=reason, key="")
+    return result
 
 
 def _is_done(writer: GradebookWriter, earlier: Mapping[str, SubmissionResult], job: Job) -> bool:

@@ -112,6 +112,7 @@ class GradebookWriter:
 
         Scores that a person gave stay; nbgrader marks those cells for review.
         """
+        data = nbformat.writes(notebook).encode()  # first: what can't be written must not leave scores
         with warnings.catch_warnings():
             # nbgrader's own queries flush half-made rows, and sqlalchemy warns about each.
             warnings.simplefilter("ignore", SAWarning)
@@ -123,17 +124,17 @@ class GradebookWriter:
             scored = nbformat.from_dict(notebook)
             for step in (SaveAutoGrades, AssignLatePenalties):
                 scored, resources = step(config=self.config).preprocess(scored, resources)
-        self._write_folder(result, notebook)
+        self._write_folder(result, data)
 
-    def _write_folder(self, result: SubmissionResult, notebook: NotebookNode) -> None:
+    def _write_folder(self, result: SubmissionResult, notebook: bytes) -> None:
         folder = self.graded_folder(result.student, result.assignment)
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.iterdir():
             if stale.name != f"{NOTEBOOK_NAME}.ipynb":
                 shutil.rmtree(stale) if stale.is_dir() and not stale.is_symlink() else stale.unlink()
-        _replace(folder / f"{NOTEBOOK_NAME}.ipynb", nbformat.writes(notebook))
+        _replace(folder / f"{NOTEBOOK_NAME}.ipynb", notebook)
         if result.timestamp:
-            _replace(folder / "timestamp.txt", result.timestamp)
+            _replace(folder / "timestamp.txt", result.timestamp.encode())
 
     def _resources(self, assignment: str, student: str = "") -> dict[str, object]:
         return {
@@ -166,10 +167,10 @@ def usable_timestamp(text: str | None) -> str | None:
         return None
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, data: bytes) -> None:
     """Write a file so that readers see the old or the new one, never a half."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(data)
     os.replace(temporary, path)
 
 

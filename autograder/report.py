@@ -1,6 +1,6 @@
 """What grading found: result records, their file of JSON lines, and the grade table.
 
-Results are kept in ``class/results/<assignment>.jsonl`` below the course root, one line per graded
+Results are kept in ``class/results/<assignment>.jsonl`` below the course root, one line per
 submission, appended as each one is finished. The last line of a student counts. A run after a killed one
 reads the file and skips what is done. It holds grades (no hidden test), so git ignores ``class/``.
 """
@@ -154,7 +154,7 @@ def append(path: Path, result: SubmissionResult) -> None:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
         # A killed run may have left half a line.
         start = b"" if file.read(1) in (b"", b"\n") else b"\n"
-        file.write(start + json.dumps(to_json(result), ensure_ascii=False).encode() + b"\n")
+        file.write(start + json.dumps(to_json(result), ensure_ascii=False).encode("utf-8", "replace") + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
