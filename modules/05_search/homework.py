@@ -84,22 +84,27 @@ def bm25_scores(query, documents, k1=1.2, b=0.75):
 # %% exercise="bm25" role="test" points=1
 import numpy as np
 
+
+def scores(query, documents):
+    found = np.asarray(bm25_scores(query, documents), dtype=float)
+    assert found.shape == (len(documents),), "@shape"
+    return found
+
+
 shelf = [["red", "sofa"], ["red", "sofa", "sofa"], ["red", "chandelier"], ["red", "oak", "chair", "set"]]
-common = np.asarray(bm25_scores(["red"], shelf), dtype=float)
-assert common.shape == (4,) and (common > 0).all(), "@negative_idf"
+common = scores(["red"], shelf)
+assert (common > 0).all(), "@negative_idf"
 twin = [["red", "sofa"], ["red", "sofa", "oval"], ["red", "chandelier"], ["red", "oak", "chair", "set"]]
-assert np.isclose(bm25_scores(["sofa"], shelf)[0], bm25_scores(["sofa"], twin)[0]), "@occurrences"
+assert np.isclose(scores(["sofa"], shelf)[0], scores(["sofa"], twin)[0]), "@occurrences"
 stuffed = [["sofa", "oak", "oak", "oak"], ["sofa", "sofa", "oak", "oak"], ["lamp", "oak", "oak", "oak"]]
-once, twice, _ = bm25_scores(["sofa"], stuffed)
+once, twice, _ = scores(["sofa"], stuffed)
 assert once < twice < 1.99 * once, "@saturation"
 assert common[0] > common[3], "@length"
 assert np.isclose(common[0], common[2]), "@length"
-assert np.allclose(bm25_scores(["sofa", "sofa"], twin), 2 * np.asarray(bm25_scores(["sofa"], twin))), (
-    "@repeated_word"
-)
+assert np.allclose(scores(["sofa", "sofa"], twin), 2 * scores(["sofa"], twin)), "@repeated_word"
 # "chandelier" stands once, in one of four documents; that document has 2 words and the average has 2.75.
 by_hand = np.log(1 + (4 - 1 + 0.5) / (1 + 0.5)) * 1 / (1 + 1.2 * (1 - 0.75 + 0.75 * 2 / 2.75))
-assert np.allclose(bm25_scores(["chandelier"], shelf), [0, 0, by_hand, 0]), "@formula"
+assert np.allclose(scores(["chandelier"], shelf), [0, 0, by_hand, 0]), "@formula"
 # %% exercise="bm25" role="hidden" points=2
 import math
 import os
@@ -120,7 +125,7 @@ def draw(low, high):
 
 def reference(query, documents, k1, b):
     average = sum(len(document) for document in documents) / len(documents)
-    scores = []
+    found = []
     for document in documents:
         total = 0.0
         for word in query:
@@ -132,36 +137,39 @@ def reference(query, documents, k1, b):
                     * f
                     / (f + k1 * (1 - b + b * len(document) / average))
                 )
-        scores.append(total)
-    return scores
+        found.append(total)
+    return found
+
+
+def scores(query, documents, **options):
+    found = np.asarray(bm25_scores(query, documents, **options), dtype=float)
+    assert found.shape == (len(documents),), "@shape"
+    return found
 
 
 # A word that stands in every document still adds a little.
 everywhere = [["the", *draw(1, 9)] for _ in range(12)]
-assert np.asarray(bm25_scores(["the"], everywhere)).min() > 0, "@negative_idf"
+assert scores(["the"], everywhere).min() > 0, "@negative_idf"
 # Repeating a word in another document of the same length leaves this document alone.
 plain = [["rug", "mat"], ["rug", "pad", "pad", "pad"]] + [["mat"] * int(rng.integers(1, 6)) for _ in range(5)]
 loud = [plain[0], ["rug", "rug", "rug", "pad"], *plain[2:]]
-assert np.isclose(bm25_scores(["rug"], plain)[0], bm25_scores(["rug"], loud)[0]), "@occurrences"
+assert np.isclose(scores(["rug"], plain)[0], scores(["rug"], loud)[0]), "@occurrences"
 # Ten times the word is worth less than twice as much, at k1 = 1.2 and average length.
 ladder = [["rug"] * n + ["mat"] * (20 - n) for n in (1, 10, 0, 0, 0)]
-low, high = (float(value) for value in bm25_scores(["rug"], ladder)[:2])
+low, high = scores(["rug"], ladder)[:2]
 assert low < high < 2.2 * low, "@saturation"
 # Length is counted in words: more words, less score; longer words, the same score.
 filler = int(rng.integers(3, 9))
 shapes = [["rug", "x"], ["rug", *["x"] * filler], ["rug", "upholstered-armchair"]]
-short, long, wordy = (float(value) for value in bm25_scores(["rug"], shapes))
+short, long, wordy = scores(["rug"], shapes)
 assert short > long and np.isclose(short, wordy), "@length"
 corpus = [draw(2, 14) for _ in range(40)]
 word = corpus[0][0]
-assert np.allclose(bm25_scores([word] * 3, corpus), 3 * np.asarray(bm25_scores([word], corpus))), (
-    "@repeated_word"
-)
+assert np.allclose(scores([word] * 3, corpus), 3 * scores([word], corpus)), "@repeated_word"
 for k1, b in [(1.2, 0.75), (0.9, 0.4), (2.0, 1.0)]:
     query = [*draw(1, 4), "unheard"]
-    assert np.allclose(bm25_scores(query, corpus, k1=k1, b=b), reference(query, corpus, k1, b), rtol=1e-9), (
-        "@formula"
-    )
+    want = reference(query, corpus, k1, b)
+    assert np.allclose(scores(query, corpus, k1=k1, b=b), want, rtol=1e-9), "@formula"
 
 
 # %% [markdown] exercise="bm25" hint="1" lang="en"
@@ -176,6 +184,10 @@ for k1, b in [(1.2, 0.75), (0.9, 0.4), (2.0, 1.0)]:
 # `scores += idf * frequency / (frequency + k1 * (1 - b + b * lengths / average))`, with `idf = np.log(1 + (N - n + 0.5) / (n + 0.5))`.
 # %% [markdown] exercise="bm25" hint="3" lang="zh" of="c4a3a4e4"
 # `scores += idf * frequency / (frequency + k1 * (1 - b + b * lengths / average))`，其中 `idf = np.log(1 + (N - n + 0.5) / (n + 0.5))`。
+# %% [markdown] exercise="bm25" hint="shape" lang="en"
+# The result is one array of `len(documents)` numbers, shape (N,): one score per document, in the order of the documents, zeros included.
+# %% [markdown] exercise="bm25" hint="shape" lang="zh" of="55499319"
+# 应当返回一个形状为 (N,) 的数组，共 `len(documents)` 个数：每篇文档一个得分，顺序与文档一致，得 0 分的也要占一个位置。
 # %% [markdown] exercise="bm25" hint="negative_idf" lang="en"
 # A word that stands in every document must still add a little, never subtract. The older idf, $\ln\frac{N-n+0.5}{n+0.5}$, turns negative for words in more than half of the documents; Lucene's has $1+$ inside the logarithm.
 # %% [markdown] exercise="bm25" hint="negative_idf" lang="zh" of="c7594e9b"
@@ -242,6 +254,7 @@ def rrf(rankings, k=60, depth=10):
 import numpy as np
 
 keyword, semantic = [7, 3, 9], [4, 3, 8, 7]
+assert np.shape([score for _, score in rrf([keyword])]) == (3,), "@shape"
 alone = dict(rrf([keyword]))
 assert np.isclose(alone[7], 1 / 61) and np.isclose(alone[9], 1 / 63), "@zero_based"
 both = dict(rrf([keyword, semantic]))
@@ -267,9 +280,9 @@ def some(low, high, pool=60):
 
 
 one = some(5, 9)
-assert np.allclose(
-    [score for _, score in rrf([one], k=10)], [1 / (10 + r) for r in range(1, len(one) + 1)]
-), "@zero_based"
+shares = [score for _, score in rrf([one], k=10)]
+assert np.shape(shares) == (len(one),), "@shape"
+assert np.allclose(shares, [1 / (10 + r) for r in range(1, len(one) + 1)]), "@zero_based"
 left = some(6, 12, pool=40)
 right = [product + 100 for product in some(3, 6, pool=40)]  # no product in common
 fused = dict(rrf([left, right], depth=99))
@@ -301,6 +314,10 @@ for depth in (1, 3, 7):
 # `scores[product] += 1 / (k + rank)` in the loop; then `sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:depth]`.
 # %% [markdown] exercise="rrf" hint="3" lang="zh" of="683ac540"
 # 循环里写 `scores[product] += 1 / (k + rank)`；最后返回 `sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:depth]`。
+# %% [markdown] exercise="rrf" hint="shape" lang="en"
+# The result is a list of pairs (id, score), one for each different product as long as `depth` allows it; each score is a single number.
+# %% [markdown] exercise="rrf" hint="shape" lang="zh" of="53ccaa77"
+# 应当返回由（编号，得分）二元组组成的列表：每个不同的商品一组，至多 `depth` 组；每个得分都是单独一个数。
 # %% [markdown] exercise="rrf" hint="zero_based" lang="en"
 # The first product of a list has rank 1, so it earns $1/(k+1)$. `enumerate` counts from 0 unless told otherwise.
 # %% [markdown] exercise="rrf" hint="zero_based" lang="zh" of="fafe3824"
@@ -361,12 +378,12 @@ import numpy as np
 #                 0     1     2     3     4     5     6     7
 row = np.array([0.90, 0.88, 0.84, 0.83, 0.70, 0.50, 0.30, 0.10])
 # Product 0 is the pair's positive and 3 another known one; the limit is 0.95 * 0.90 = 0.855.
-plain = hard_negatives(np.array([row]), np.array([0]), [{0, 3}], count=3)[0]
-assert hard_negatives(20 * row[None], np.array([0]), [{0, 3}], count=3)[0] == plain, "@fixed_limit"
-assert list(plain) == sorted(plain, key=lambda product: -row[product]) and 7 not in plain, "@easy"
+plain = list(hard_negatives(np.array([row]), np.array([0]), [{0, 3}], count=3)[0])
+assert list(hard_negatives(20 * row[None], np.array([0]), [{0, 3}], count=3)[0]) == plain, "@fixed_limit"
+assert plain == sorted(plain, key=lambda product: -row[product]) and 7 not in plain, "@easy"
 assert 1 not in plain, "@false_negative"
 assert 3 not in plain, "@known"
-assert list(plain) == [2, 4, 5], "@easy"
+assert plain == [2, 4, 5], "@easy"
 crowded = np.array([[0.5, 0.6, 0.7, 0.2, 0.49]])
 assert [list(found) for found in hard_negatives(crowded, np.array([0]), [{0}], count=3)] == [[3]], "@fill_up"
 # %% exercise="hard_negatives" role="hidden" points=2
@@ -499,13 +516,8 @@ import polars as pl
 
 look = [1.0, 0.7, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.12, 0.1]
 at = [datetime(2025, 3, day) for day in range(1, 8)]  # at[0] is 1 March
-columns = {
-    "query_id": pl.Int32,
-    "product_id": pl.Int32,
-    "time": pl.Datetime,
-    "position": pl.Int16,
-    "clicked": pl.Boolean,
-}
+names = ["query_id", "product_id", "time", "position", "clicked"]
+columns = dict(zip(names, [pl.Int32, pl.Int32, pl.Datetime, pl.Int16, pl.Boolean]))
 log = pl.DataFrame(
     [(5, 40, at[1], 1, True), (5, 41, at[2], 5, True), (5, 40, at[3], 5, False), (6, 42, at[2], 1, True)],
     schema=columns,
@@ -514,9 +526,11 @@ log = pl.DataFrame(
 
 
 def asked(*rows):
-    keys = {name: columns[name] for name in ("query_id", "product_id", "time")}
+    keys = {name: columns[name] for name in names[:3]}
     frame = pl.DataFrame(list(rows), schema=keys, orient="row")
-    return np.asarray(click_feature(log, frame, look, prior=0.1, strength=20.0), dtype=float)
+    found = np.asarray(click_feature(log, frame, look, prior=0.1, strength=20.0), dtype=float)
+    assert found.shape == (len(rows),), "@shape"
+    return found
 
 
 assert np.allclose(asked((5, 99, at[6])), 0.1), "@no_prior"  # never shown: 20 * 0.1 / 20
@@ -564,7 +578,9 @@ def frame(rows):
 
 
 def features(log, requests, prior=0.1, strength=20.0):
-    return np.asarray(click_feature(log, requests, look, prior=prior, strength=strength), dtype=float)
+    found = np.asarray(click_feature(log, requests, look, prior=prior, strength=strength), dtype=float)
+    assert found.shape == (len(requests),), "@shape"
+    return found
 
 
 def reference(log, requests, prior, strength):
@@ -608,6 +624,10 @@ for prior, strength in [(0.1, 20.0), (0.02, 5.0)]:
 # A plain loop is fine too: for each request, `past = log.filter((pl.col("query_id") == q) & (pl.col("product_id") == p) & (pl.col("time") < t))`, then `(strength * prior + past["clicked"].sum()) / (strength + sum(examine[i - 1] for i in past["position"]))`.
 # %% [markdown] exercise="ctr_feature" hint="3" lang="zh" of="4512fe12"
 # 老老实实写循环也可以：对每个请求，`past = log.filter((pl.col("query_id") == q) & (pl.col("product_id") == p) & (pl.col("time") < t))`，再算 `(strength * prior + past["clicked"].sum()) / (strength + sum(examine[i - 1] for i in past["position"]))`。
+# %% [markdown] exercise="ctr_feature" hint="shape" lang="en"
+# The result is one array of shape (len(requests),): one number per row of `requests`, also for those that have no history. An inner join drops them.
+# %% [markdown] exercise="ctr_feature" hint="shape" lang="zh" of="671b904c"
+# 应当返回一个形状为 (len(requests),) 的数组：`requests` 的每一行对应一个数，没有历史的行也不例外。内连接（inner join）会把这些行丢掉。
 # %% [markdown] exercise="ctr_feature" hint="no_prior" lang="en"
 # A product that was never shown for this query gets exactly `prior`: no clicks and no looks leave $\alpha\pi/\alpha$.
 # %% [markdown] exercise="ctr_feature" hint="no_prior" lang="zh" of="cad60717"
@@ -708,7 +728,8 @@ assert list(unanswered["vague"]["semantic"]) == [3], "@missing"
 assert winner([20, 21, 22, 99, 23], [20, 21, 22, 23], 2) == {"tie"}, "@margin"
 assert winner([98, 99, 40], [98, 99, 97], 4, k=2) == {"tie"}, "@cutoff"
 both = compare_by_kind({3: [30], 4: [40]}, {3: [99, 30], 4: [40]}, judged, {3: "brand", 4: "brand"})
-assert np.isclose(both["brand"]["gap"], (1 / np.log2(3) - 1) / 2), "@gap"
+gap = both["brand"]["gap"]
+assert np.shape(gap) == () and np.isclose(gap, (1 / np.log2(3) - 1) / 2), "@gap"
 # %% exercise="error_analysis" role="hidden" points=2
 import math
 import os
@@ -772,7 +793,9 @@ swap = compare_by_kind({base: [*range(1, 10), 99]}, {base: list(range(1, 11))}, 
 assert wins(swap)["brand"]["tie"] == [base], "@margin"
 deep = compare_by_kind({base: [91, 92, 1]}, {base: [91, 92, 93]}, few, only, k=2)
 assert wins(deep)["brand"]["tie"] == [base], "@cutoff"
-assert all(np.isclose(answered[kind]["gap"], np.mean(want[kind]["gap"])) for kind in want), "@gap"
+for kind in want:
+    gap = answered[kind]["gap"]
+    assert np.shape(gap) == () and np.isclose(gap, np.mean(want[kind]["gap"])), "@gap"
 for k, margin in [(10, 0.05), (3, 0.2)]:
     report = wins(compare_by_kind(keyword, semantic, grades, kinds, k=k, margin=margin))
     assert report == wins(reference(keyword, semantic, grades, kinds, k, margin)), "@cutoff"
@@ -953,7 +976,8 @@ pairs = [
 texts = ["silent fan", "waterproof tent", "midorte lamp"]
 tuned, same_texts = (np.asarray(part, dtype=float) for part in fine_tune(pairs, texts, texts))
 plain = BiEncoder.from_pretrained("minilm").encode(texts)
-assert tuned.shape == plain.shape and np.abs(tuned - plain).max() > 1e-3, "@untouched"
+assert tuned.shape == same_texts.shape == plain.shape, "@shape"
+assert np.abs(tuned - plain).max() > 1e-3, "@untouched"
 assert np.abs(tuned - same_texts).max() < 0.02, "@one_encoder"
 # %% exercise="fine_tune" role="hidden" points=4
 import math
@@ -1021,7 +1045,8 @@ texts = [title for *_, title in titles]
 tuned, shelf = fine_tune(pairs, [*(f"{w} {t}" for w, t in queries), texts[0]], texts)
 tuned, shelf = np.asarray(tuned, dtype=float), np.asarray(shelf, dtype=float)
 plain = BiEncoder.from_pretrained("minilm").encode(texts[:1])
-assert tuned.shape[0] == len(queries) + 1 and np.abs(tuned[-1] - plain[0]).max() > 1e-3, "@untouched"
+assert tuned.shape == (len(queries) + 1, plain.size) and shelf.shape == (len(texts), plain.size), "@shape"
+assert np.abs(tuned[-1] - plain[0]).max() > 1e-3, "@untouched"
 assert np.abs(tuned[-1] - shelf[0]).max() < 0.02, "@one_encoder"
 ranked = np.argsort(-(tuned[:-1] @ shelf.T), axis=1)[:, :10]
 gains = np.array([[titles[j][:2] == query for j in row] for query, row in zip(queries, ranked)])
@@ -1059,6 +1084,10 @@ assert (gains @ discount).mean() / discount[:3].sum() >= 0.75, "@learned"
 # The behaviour is right, the number is not. The loss is the *mean* over the B queries, with the natural logarithm, and each query looks over the titles (rows), not each title over the queries.
 # %% [markdown] exercise="fine_tune" hint="value" lang="zh" of="79aa9975"
 # 大方向对了，数值不对。损失是对 B 个查询取**平均**，用自然对数；而且是每个查询在各标题上做 softmax（按行），不是每个标题在各查询上做。
+# %% [markdown] exercise="fine_tune" hint="shape" lang="en"
+# `fine_tune` returns two arrays: one row per text of `queries`, one row per text of `titles`, and as many numbers in a row as MiniLM's vectors have (384).
+# %% [markdown] exercise="fine_tune" hint="shape" lang="zh" of="093eec43"
+# `fine_tune` 应当返回两个数组：`queries` 里每段文字一行，`titles` 里每段文字一行，每行的长度与 MiniLM 的向量相同（384）。
 # %% [markdown] exercise="fine_tune" hint="untouched" lang="en"
 # The vectors that came back are those of MiniLM before training. Does `optimizer.step()` run, for a batch that is really drawn? Do you return the encoder that was trained? Embeddings from `encode` have no gradients; train on `embed`.
 # %% [markdown] exercise="fine_tune" hint="untouched" lang="zh" of="b698892a"
