@@ -32,6 +32,7 @@ from autograder.report import CellResult, Kind
 from autograder.submission import Part
 
 LINE_LIMIT = 2**20  # bytes of one message between grader and examiner
+MESSAGE_LIMIT = 2000  # characters of an error message that the examiner passes on
 TEXT_LIMIT = 500  # characters of a student's error message that are shown
 GRACE = 5.0  # seconds that the examiner gets beyond a test's own limit before it counts as stuck
 
@@ -124,12 +125,12 @@ def run_test(
     except StudentGone as error:
         return Raw("gone", message=str(error))
     except NotPlainData as error:
-        return Raw("not_plain", message=str(error))
+        return Raw("not_plain", message=str(error)[:MESSAGE_LIMIT])
     except AssertionError as error:
         match = HINT_MESSAGE.fullmatch(str(error))
         return Raw("wrong", hint=match[1] if match else None)
     except Exception as error:
-        return Raw("unusable", error=type(error).__name__, message=str(error))
+        return Raw("unusable", error=type(error).__name__, message=str(error)[:MESSAGE_LIMIT])
     return Raw("correct")
 
 

@@ -52,8 +52,7 @@ class StudentError(Exception):
 
     @staticmethod
     def of(type_name: str, bases: Iterable[str], message: str, lines: Iterable[str]) -> StudentError:
-        kind = _error_class(tuple(bases))
-        error = kind(message)
+        error = _error_class(tuple(bases))(message)
         error.type_name, error.student_message, error.lines = type_name, message, tuple(lines)
         return error
 
@@ -82,11 +81,11 @@ def _error_class(bases: tuple[str, ...]) -> type[StudentError]:
             break
         if name not in _classes:
             try:
-                _classes[name] = type(
-                    f"Student{name}", (StudentError, base), {"__str__": StudentError.__str__}
-                )
-            except TypeError:  # two builtin errors of different layout
+                made = type(f"Student{name}", (StudentError, base), {"__str__": StudentError.__str__})
+                made("")
+            except TypeError:  # errors of different layout, or more than a message is needed
                 continue
+            _classes[name] = made
         return _classes[name]
     return StudentError
 
@@ -153,6 +152,8 @@ class Student:
         try:
             self._wire.send(message, deadline)
             return self._answer(self._number, deadline)
+        except StudentError:  # it may be a TimeoutError of the student's own
+            raise
         except TimeoutError:
             if self.on_timeout is not None:
                 self.on_timeout()

@@ -194,49 +194,65 @@ def compose(source: Source, cells: Collection[SubmittedCell]) -> Composed:
 
     - The first cell with a solution's or written answer's ``grade_id`` is the answer, whatever its type
       became. A cell whose metadata was lost is recognised by its cell id.
-    - Copies of a solution cell run right after it (as in the student's own notebook); a copy that is still
-      the released stub is left out, since it would wipe the answer.
-    - Cells that the course owns (tests, given code, prose) are restored from the source.
+    - Copies of a solution cell run before its tests, behind the student's cells that stood between; a copy
+      that is still the released stub is left out, since it would wipe the answer.
+    - Cells that the course owns (tests, given code, prose) are restored from the source. A copy of one that
+      was turned into other code is the student's own cell.
     - The student's other cells stay behind the source cell they followed.
     """
     notes: list[str] = []
     answers: dict[str, list[SubmittedCell]] = {}
-    extras: dict[str | None, list[SubmittedCell]] = {}
-    seen: set[str] = set()
+    own_cells: list[_Own] = []
+    first: dict[str, int] = {}  # source cell -> how many of the student's own cells stood before it
+    order = {cell.id: place for place, cell in enumerate(source.cells)}
     changed: list[str] = []
     anchor: str | None = None
-    for submitted, target in _matched(source, cells):
-        if target is None:
-            extras.setdefault(anchor, []).append(submitted)
+    matched = list(_matched(source, cells))
+    intact = {target.id for submitted, target in matched if target and _same(submitted.text, target.released)}
+    for submitted, target in matched:
+        if target is None or (
+            (target.id in intact or target.id in first) and _is_own_code(source, submitted, target)
+        ):
+            own_cells.append(_Own(submitted, anchor))
             continue
+        copied = target.id in first
+        if not copied:
+            # The student's notebook may hold a source cell twice; extra cells follow its first place.
+            first[target.id] = len(own_cells)
+            anchor = target.id
         if target.role in ANSWERED:
             answers.setdefault(target.id, []).append(submitted)
+            if copied and submitted.text.strip() and not _same(submitted.text, target.released):
+                for own in own_cells[first[target.id] :]:
+                    if not own.copy and own.after and order[own.after] > order[target.id]:
+                        own.after = target.id
+                own_cells.append(_Own(submitted, target.id, copy=True))
         elif target.grade_id and not _same(submitted.text, target.released):
             changed.append(target.grade_id)
-        # The student's notebook may hold a source cell twice; extra cells follow its first place.
-        if target.id not in seen:
-            seen.add(target.id)
-            anchor = target.id
+    extras: dict[str | None, list[Part]] = {}
+    for own in own_cells:
+        extras.setdefault(own.after, []).append(_extra(own.cell))
 
-    parts = [_extra(cell) for cell in extras.get(None, [])]
+    parts = extras.get(None, [])
     untouched: set[str] = set()
     touched: set[str] = set()
     missing: list[str] = []
     for cell in source.cells:
         if cell.role in ANSWERED:
-            own = answers.get(cell.id, [])
-            if not own:
+            given = [submitted.text for submitted in answers.get(cell.id, [])]
+            if not given:
                 missing.append(cell.grade_id or cell.id)
-            text, copies = _answer(cell, own)
-            if len(own) > 1:
-                notes.append(f"the cell `{cell.grade_id}` appears {len(own)} times")
+            if len(given) > 1:
+                notes.append(f"the cell `{cell.grade_id}` appears {len(given)} times")
+            text = given[0] if given else cell.released
             if cell.exercise:
-                (untouched if _same(text, cell.released) and not copies else touched).add(cell.exercise)
+                answered = not _same(text, cell.released)
+                answered |= any(own.copy and own.after == cell.id for own in own_cells)
+                (touched if answered else untouched).add(cell.exercise)
             parts.append(_part(cell, text))
-            parts.extend(_extra(copy) for copy in copies)
         else:
             parts.append(_part(cell, cell.released))
-        parts.extend(_extra(extra) for extra in extras.get(cell.id, []))
+        parts.extend(extras.get(cell.id, []))
     if missing:
         notes.append(
             "deleted answer cells were put back blank: " + ", ".join(f"`{name}`" for name in missing)
@@ -245,6 +261,24 @@ def compose(source: Source, cells: Collection[SubmittedCell]) -> Composed:
         names = ", ".join(f"`{name}`" for name in dict.fromkeys(changed))
         notes.append(f"changes to the course's own cells are ignored: {names}")
     return Composed(tuple(parts), frozenset(untouched - touched), tuple(notes))
+
+
+@dataclass
+class _Own:
+    """A cell of the student's own, or a further copy of an answer, and the source cell it goes behind."""
+
+    cell: SubmittedCell
+    after: str | None
+    copy: bool = False
+
+
+def _is_own_code(source: Source, submitted: SubmittedCell, target: SourceCell) -> bool:
+    """Whether a copy of a course cell holds code that is nowhere in the course's notebook."""
+    if target.role in ANSWERED or submitted.cell_type != "code" or not submitted.text.strip():
+        return False
+    return not any(
+        _same(submitted.text, text) for cell in source.cells for text in (cell.released, cell.text)
+    )
 
 
 def blank(source: Source, reason: str) -> Composed:
@@ -437,14 +471,6 @@ def _matched(
 
 
 # Writing cells ---------------------------------------------------------------------------------------------
-
-
-def _answer(cell: SourceCell, own: list[SubmittedCell]) -> tuple[str, list[SubmittedCell]]:
-    """The answer's text and the copies of its cell that run after it."""
-    if not own:
-        return cell.released, []
-    first, *rest = own
-    return first.text, [copy for copy in rest if not _same(copy.text, cell.released) and copy.text.strip()]
 
 
 def _same(one: str, other: str) -> bool:

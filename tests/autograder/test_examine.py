@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import socket
+from dataclasses import asdict
+
 import pytest
 import small_course as small
 
 from autograder import submission as sub
-from autograder.examine import Raw, judge
+from autograder.examine import LINE_LIMIT, Raw, TimedStudent, judge, run_test
 from autograder.report import Kind
 
 PARTS = {part.grade_id: part for part in sub.compose(small.source(), ()).parts}
@@ -75,3 +79,13 @@ def test_other_endings():
     result = told("mean-visible", Raw("gone"), gone="it crashed.", lang="zh")
     assert (result.kind, result.message) == (Kind.GONE, "没有检查：it crashed.")
     assert "stopped the process" in told("mean-visible", Raw("gone")).message
+
+
+@pytest.mark.parametrize("kind", ["ValueError", "NotPlainData"])
+def test_a_huge_message_fits_into_a_line(kind):
+    ours, theirs = socket.socketpair()
+    test = f"from autograder.proxy import NotPlainData\nraise {kind}('x' * 2_000_000)"
+    raw = run_test(TimedStudent(ours), test, "mean-hidden", (), seed=0, seconds=5)
+    assert len(json.dumps(asdict(raw))) < LINE_LIMIT
+    assert raw.message == "x" * 2000
+    theirs.close()

@@ -27,6 +27,7 @@ from autograder.proxy import (
 )
 from autograder.sandbox import isolation
 from autograder.warm import WarmServer
+from autograder.wire import Wire
 
 SUBMISSION = """
 import os, time, torch
@@ -434,3 +435,36 @@ def test_a_remote_cannot_be_given_to_another_submission():
     remote = Remote(first, 1, "Model", True)
     with pytest.raises(TypeError, match="another submission"):
         second.request("call", remote, (), {})
+
+
+def failing(name, bases):
+    """What a request raises when the submission answers it with this error."""
+    ours, theirs = socket.socketpair()
+    Wire(theirs).send(values.encode(("error", 1, name, bases, "db", [])))
+    asked = []
+    student = Student(ours, on_timeout=lambda: asked.append("interrupt"))
+    with pytest.raises(StudentError) as caught:
+        student.resolve("x")
+    student.close()
+    theirs.close()
+    assert asked == []
+    return caught.value
+
+
+def test_the_students_own_timeout_is_not_ours():
+    error = failing("TimeoutError", ["TimeoutError", "OSError", "Exception"])
+    assert isinstance(error, TimeoutError)
+    assert str(error) == "TimeoutError: db"
+
+
+@pytest.mark.parametrize(
+    ("bases", "kind"),
+    [
+        (["UnicodeDecodeError", "UnicodeError", "ValueError", "Exception"], UnicodeError),
+        (["ExceptionGroup", "BaseExceptionGroup", "Exception"], StudentError),
+    ],
+)
+def test_an_error_that_needs_more_than_a_message(bases, kind):
+    error = failing(bases[0], bases)
+    assert isinstance(error, kind)
+    assert str(error) == f"{bases[0]}: db"

@@ -244,3 +244,42 @@ def test_content_digest_follows_bytes_and_not_links(tmp_path):
     small.submit(tmp_path, "ada", small.answered(mean="x"))
     assert sub.content_digest(folder) != first
     assert sub.content_digest(tmp_path / "nowhere") == sub.content_digest(tmp_path / "nowhere else")
+
+
+def duplicate(notebook, grade_id: str, text: str, after: str) -> None:
+    """Put a copy of a cell, with other text, behind another cell."""
+    cell = nbformat.from_dict(small.find(notebook, grade_id))
+    cell.source, cell.id = text, f"copy-of-{grade_id}"
+    notebook.cells.insert(notebook.cells.index(small.find(notebook, after)) + 1, cell)
+
+
+@pytest.mark.parametrize("grade_id", ["mean-visible", "given-0a0b0c0d"])
+@pytest.mark.parametrize(("after", "place"), [("mean", 3), ("mean-visible", 4)])
+def test_a_copied_course_cell_that_became_helper_code_runs(grade_id, after, place):
+    notebook = small.answered(mean="def mean(v): return safe(v)")
+    duplicate(notebook, grade_id, "def safe(v): return 1", after=after)
+    duplicate(notebook, grade_id, small.find(small.released(), grade_id).source, after="shift")
+    result = composed(notebook)
+    assert texts(result, "extra") == ["def safe(v): return 1"]
+    assert [part.role for part in result.parts].index("extra") == place  # behind the cell that it followed
+    assert result.notes == ()
+
+
+def test_a_copy_of_an_answer_stays_behind_the_cells_that_stood_before_it():
+    notebook = small.answered(mean="def mean(v): return 1", shift="Shifter = shift = 1")
+    duplicate(notebook, "mean", "mean = 3", after="shift-hidden")
+    duplicate(notebook, "shift", "shift = 2", after="shift-hidden")
+    for text, after in [("c = 1", "shift"), ("b = 1", "mean-visible"), ("a = 1", "mean")]:
+        cell = nbformat.v4.new_code_cell(text)
+        notebook.cells.insert(notebook.cells.index(small.find(notebook, after)) + 1, cell)
+    notebook.cells.append(nbformat.v4.new_code_cell("last = 1"))
+    code = texts(composed(notebook), "extra", "solution", "test")
+    assert code == [
+        "def mean(v): return 1",
+        *("a = 1", "b = 1", "c = 1", "mean = 3"),
+        small.MEAN_TEST.strip(),
+        "Shifter = shift = 1",
+        "shift = 2",
+        small.SHIFT_TEST.strip(),
+        "last = 1",
+    ]
