@@ -173,24 +173,18 @@ def test_doctor_finds_this_machine_fit(monkeypatch):
 
 @pytest.mark.slow
 def test_compare_runs_end_to_end_on_the_tiny_shop(tmp_path):
-    result = CliRunner().invoke(
-        app,
-        [
-            "search",
-            "--compare",
-            "--size",
-            "tiny",
-            "--json",
-            "--device",
-            "cpu",
-            "--figure",
-            str(tmp_path / "f.png"),
-        ],
-    )
+    options = ["--size", "tiny", "--json", "--device", "cpu", "--figure", str(tmp_path / "f.png")]
+    result = CliRunner().invoke(app, ["search", "--compare", *options])
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
-    means = {name: system["mean"] for name, system in answer["measures"]["nDCG@10"].items()}
-    assert set(means) == set(SYSTEMS)
-    assert all(0.2 < mean <= 1 for mean in means.values())
-    assert means["hybrid"] >= min(means["BM25"], means["fine-tuned"])
+    systems = answer["measures"]["nDCG@10"]
+    assert list(systems) == list(SYSTEMS)
+    assert all(system["low"] < system["mean"] < system["high"] for system in systems.values())
+    means = {name: system["mean"] for name, system in systems.items()}
+    # Twenty test queries: on seeds 0 and 1 training gains .05 and .04; the hybrid is as good as the best.
+    assert all(0.5 < mean < 0.9 for mean in means.values())
+    assert means["fine-tuned"] > means["zero-shot"] + 0.01
+    assert means["hybrid"] > max(means["BM25"], means["fine-tuned"]) - 0.02
+    assert {(test["better"], test["than"]) for test in answer["tests"]} >= {("hybrid", "BM25")}
+    assert answer["figure"] == str(tmp_path / "f.png")
     assert (tmp_path / "f.png").exists()

@@ -213,6 +213,17 @@ def test_read_only_home_says_so_once_and_goes_on(course, home, monkeypatch, caps
     assert "Hint 2 of 2" in shown(outputs[5])
 
 
+def test_the_record_is_not_in_the_cache_that_cleaners_empty(monkeypatch, tmp_path):
+    import platformdirs
+
+    monkeypatch.setattr(platformdirs, "user_data_dir", lambda *_, **__: str(tmp_path / "data"))
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *_, **__: str(tmp_path / "cache"))
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "named"))
+    assert Store().path == tmp_path / "named" / "progress.db"
+    monkeypatch.delenv("LABKIT_HOME")
+    assert Store().path == tmp_path / "data" / "progress.db"
+
+
 def test_read_only_record_is_still_read(home):
     store = Store()
     assert store.add_check("m", "en", "e", "correct")
