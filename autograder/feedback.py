@@ -42,7 +42,7 @@ MESSAGES: Mapping[str, Mapping[str, str]] = {
         "wrong": "The check failed, without a hint for this case.",
         "unusable": "The check could not use what your code returned ({error}).",
         "not_plain": "Your code returned an object where plain data (numbers, text, lists, arrays) "
-        "was expected, or too much of it.",
+        "was expected, or too much of it; convert it with list(), float() or .to_numpy().",
         "raised": "Your code raised {error}.",
         "raised_at": "Your code raised {error} at: {line}",
         "undefined": "`{name}` is not defined; the name was changed, or its cell did not run.",
@@ -66,7 +66,8 @@ MESSAGES: Mapping[str, Mapping[str, str]] = {
         "not_attempted": "这道题还没有作答。",
         "wrong": "检查没有通过，这种情况没有对应的提示。",
         "unusable": "检查无法使用你的代码返回的结果（{error}）。",
-        "not_plain": "这里应返回普通数据（数字、文本、列表、数组），而你的代码返回的是对象，或者数据过大。",
+        "not_plain": "这里应返回普通数据（数字、文本、列表、数组），而你的代码返回的是对象，或者数据过大；"
+        "请用 list()、float() 或 .to_numpy() 转换。",
         "raised": "你的代码抛出了 {error}。",
         "raised_at": "你的代码抛出了 {error}，位置：{line}",
         "undefined": "没有定义 `{name}`：名称被改过，或者它所在的单元没有运行。",

@@ -30,7 +30,7 @@ from autograder.examine import Examiner
 from autograder.execute import GradingClient, manual_results
 from autograder.feedback import graded_notebook, say
 from autograder.format import Role
-from autograder.gradebook import GradebookError, GradebookWriter, usable_timestamp
+from autograder.gradebook import GradebookError, GradebookWriter, exchange_folders, usable_timestamp
 from autograder.kernel import sandboxed_kernel
 from autograder.limits import Limits
 from autograder.report import CellResult, Kind, SubmissionResult
@@ -207,12 +207,15 @@ def _first_sentence(text: str) -> str:
 
 
 @contextlib.contextmanager
-def warm_setup(root: Path, assignment: str, limits: Limits, trusted: bool = False) -> Iterator[Setup]:
+def warm_setup(
+    root: Path, assignment: str, limits: Limits, trusted: bool = False, submitted: Path | None = None
+) -> Iterator[Setup]:
     """Both warm processes, started together (5 to 10 seconds), for as long as the block runs.
 
-    ``trusted`` runs kernels without a sandbox, for machines that can't build one.
+    ``trusted`` runs kernels without a sandbox, for machines that can't build one. ``submitted`` is the folder
+    of submissions, when it is not below ``root``.
     """
-    hidden = [root]
+    hidden = [root, *exchange_folders(root), *([submitted] if submitted else [])]
     preload = (*KERNEL_PRELOAD, "autograder.boot") if trusted else None
     kernels = WarmServer("examiner" if trusted else "kernel", preload, hidden=hidden)
     examiners = WarmServer("examiner", EXAMINER_PRELOAD)
@@ -234,11 +237,18 @@ def find_jobs(
     built = "".join(source.digest for source in sources.values())
     for entry in sorted(submitted.iterdir()) if submitted.is_dir() else []:
         folder = entry / assignment
-        if entry.name.startswith(".") or not (folder.is_dir() or folder.is_symlink()):
+        if entry.name.startswith(".") or not _may_be_submission(folder):
             continue
         key = hashlib.sha256(f"{content_digest(folder)}{built}{version}".encode()).hexdigest()[:32]
         jobs.append(Job(folder, entry.name, submission_seed(run_seed, entry.name), key))
     return jobs
+
+
+def _may_be_submission(folder: Path) -> bool:
+    try:
+        return folder.is_dir() or folder.is_symlink()
+    except OSError:  # may not be looked into; reading it says so in this student's row
+        return True
 
 
 def default_workers(limits: Limits) -> int:
@@ -410,7 +420,7 @@ def grade_assignment(
     if todo:
         writer.register(next(iter(sources.values())))
         count = min(workers or default_workers(limits or Limits()), len(todo))
-        with warm_setup(root, assignment, limits or Limits(), trusted) as setup:
+        with warm_setup(root, assignment, limits or Limits(), trusted, submitted) as setup:
             for outcome in run_jobs(setup, todo, count):
                 result = _written(writer, outcome) if isinstance(outcome, Graded) else outcome
                 report.append(path, result)

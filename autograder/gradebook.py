@@ -159,6 +159,12 @@ def read_config(root: Path) -> Config:
     return PyFileConfigLoader("nbgrader_config.py", path=str(root)).load_config()
 
 
+def exchange_folders(root: Path) -> list[Path]:
+    """The exchange folder that the course's configuration names, if any: it holds a whole class's work."""
+    folder = read_config(root).Exchange.get("root")
+    return [Path(folder).expanduser()] if isinstance(folder, str) and folder else []
+
+
 def usable_timestamp(text: str | None) -> str | None:
     """The timestamp if nbgrader can read it, else None: the text may come from the student."""
     try:

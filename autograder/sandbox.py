@@ -42,6 +42,8 @@ __all__ = [
 # One more than the last uid that systemd hands to containers; real users are far below (systemd's UIDS-GIDS).
 _FIRST_UID = 0x70000000
 _SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store")
+# Within /usr, but a class's or a machine's own: nbgrader's default exchange, settings, sources.
+_PRIVATE_FOLDERS = ("/usr/local/share/nbgrader", "/usr/local/etc", "/usr/src")
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def room_for(
             interpreter's own folders (an editable install, a checkout) is shown alone, without what lies
             beside it.
         readable: further files and folders to show, such as LABKIT_HOME.
-        hidden: folders to hide in any case. The project, the home folder and the current folder always are.
+        hidden: folders to hide in any case. The project, the home folder, the current folder and nbgrader's
+            default exchange always are.
         environment: variables for the kernel.
 
     Example:
@@ -100,6 +103,7 @@ def room_for(
         str(project_root()),
         os.path.expanduser("~"),
         os.getcwd(),
+        *_PRIVATE_FOLDERS,
         *(os.path.abspath(p) for p in hidden),
     }
     secret |= {os.path.realpath(path) for path in secret}

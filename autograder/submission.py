@@ -10,6 +10,8 @@ one sentence, because every student gets a row in the grade table.
 
 from __future__ import annotations
 
+import ast
+import errno
 import hashlib
 import json
 import os
@@ -33,6 +35,7 @@ MAX_NOTEBOOKS = 20
 CELL_TYPES = ("code", "markdown", "raw")
 ANSWERED = (Role.SOLUTION, Role.ANSWER)
 TESTED = (Role.TEST, Role.HIDDEN)
+_TOO_MUCH = "{name} holds more than can be read into memory; clear its outputs and submit it again."
 EXTRA = "extra"  # a cell of the student's own
 
 
@@ -121,7 +124,12 @@ def read(folder: Path, sources: Mapping[str, Source], student: str | None = None
         names, notes = _candidates(folder)
         return _first_usable(folder, names, notes, sources, student, timestamp)
     except Refused as refused:
-        return Submission(student, lang=default, timestamp=timestamp, refusal=str(refused))
+        reason = str(refused)
+    except OSError as error:
+        reason = f"The submission could not be read ({error.strerror}); check its files' permissions."
+    except MemoryError:
+        reason = _TOO_MUCH.format(name="The notebook")
+    return Submission(student, lang=default, timestamp=timestamp, refusal=reason)
 
 
 def content_digest(folder: Path) -> str:
@@ -163,6 +171,8 @@ def parse(data: bytes, name: str = NOTEBOOK) -> tuple[list[SubmittedCell], dict[
         ) from None
     try:
         document = json.loads(text)
+    except MemoryError:
+        raise Refused(_TOO_MUCH.format(name=name)) from None
     except (ValueError, RecursionError):
         raise Refused(
             f"{name} isn't complete JSON (cut short or edited by hand); "
@@ -196,7 +206,8 @@ def compose(source: Source, cells: Collection[SubmittedCell]) -> Composed:
       became. A cell whose metadata was lost is recognised by its cell id.
     - Copies of a solution cell run before its tests, behind the student's cells that stood between; a copy
       that is still the released stub is left out, since it would wipe the answer.
-    - Cells that the course owns (tests, given code, prose) are restored from the source. A copy of one that
+    - Cells that the course owns (tests, given code, prose) are restored from the source; imports added to
+      given code run behind it. A copy of one that
       was turned into other code is the student's own cell.
     - The student's other cells stay behind the source cell they followed.
     """
@@ -229,6 +240,9 @@ def compose(source: Source, cells: Collection[SubmittedCell]) -> Composed:
                 own_cells.append(_Own(submitted, target.id, copy=True))
         elif target.grade_id and not _same(submitted.text, target.released):
             changed.append(target.grade_id)
+            if not copied and target.role is Role.GIVEN and (added := _added_imports(submitted, target)):
+                own_cells.append(_Own(SubmittedCell(added, "code"), target.id))
+                notes.append(f"imports added to `{target.grade_id}` are kept")
     extras: dict[str | None, list[Part]] = {}
     for own in own_cells:
         extras.setdefault(own.after, []).append(_extra(own.cell))
@@ -281,6 +295,21 @@ def _is_own_code(source: Source, submitted: SubmittedCell, target: SourceCell) -
     )
 
 
+def _added_imports(submitted: SubmittedCell, target: SourceCell) -> str:
+    """The import statements that a changed given cell has at its top level and the course's own has not."""
+    try:
+        ours, theirs = (ast.parse(text).body for text in (target.released, submitted.text))
+        known = {ast.dump(statement) for statement in ours}
+        added = [
+            ast.unparse(statement)
+            for statement in theirs
+            if isinstance(statement, ast.Import | ast.ImportFrom) and ast.dump(statement) not in known
+        ]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # all that ast.parse raises for text
+        return ""
+    return "\n".join(added)
+
+
 def blank(source: Source, reason: str) -> Composed:
     """The notebook of a submission that could not be read: the released notebook, headed by the reason."""
     composed = compose(source, ())
@@ -308,7 +337,7 @@ def _read_file(path: Path, limit: int = MAX_BYTES) -> bytes:
         # O_NONBLOCK: opening a pipe must not wait for its other end.
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        if path.is_symlink():
+        if error.errno == errno.ELOOP:  # O_NOFOLLOW met a link
             raise Refused(f"{path.name} is a symbolic link; submit the notebook file itself.") from None
         raise Refused(f"{path.name} could not be opened ({error.strerror}).") from None
     with os.fdopen(handle, "rb") as file:

@@ -20,7 +20,10 @@ import math
 import re
 import struct
 import sys
+from collections import deque
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from io import BytesIO
 from typing import Any
 
@@ -59,7 +62,9 @@ def encode(
         value: plain data: None, bool, int, float, complex, str, bytes, bytearray, list, tuple, set,
             frozenset, dict, range, slice, Ellipsis, dates and times, numpy arrays and scalars of number, text
             and time types, torch tensors and dtypes, polars DataFrames and Series, nested to 64 levels.
-            Instances of subclasses cross as their base class. A tensor crosses detached, from any device, to
+            Instances of subclasses cross as their base class, fractions and decimals as float, deques and
+            the views of a dict as list, numpy arrays of objects as floats or a list of text, and a pandas
+            Series as a numpy array. A tensor crosses detached, from any device, to
             the CPU.
         other: called with what is none of these; returns a list that begins with a tag (``"h"`` or ``"f"``),
             or None.
@@ -189,6 +194,12 @@ class _Encoder:
         flat = [part for pair in builtins.dict.items(value) for part in pair]
         return self.items("d", value, flat, depth)
 
+    def real(self, value: Any, depth: int) -> Any:
+        return builtins.float(value)
+
+    def sequence(self, value: Any, depth: int) -> Any:
+        return self.items("l", value, [*value], depth)
+
     def range(self, value: builtins.range, depth: int) -> Any:
         return self.items("r", value, [value.start, value.stop, value.step], depth)
 
@@ -206,7 +217,15 @@ class _Encoder:
         return ["e", value.days, value.seconds, value.microseconds]
 
     def array(self, value: np.ndarray[Any, Any]) -> Any:
+        if issubclass(type(value), np.ma.MaskedArray) and np.ma.is_masked(value):
+            raise ValuesError("A masked array cannot cross: fill what it masks, as with filled().")
         plain = np.ndarray.view(value, np.ndarray)
+        if plain.dtype == object:
+            items = plain.ravel().tolist()
+            if items and all(isinstance(item, str) for item in items):
+                return self.node(plain.tolist(), 0)
+            if all(isinstance(item, _NUMBERS) for item in items):
+                plain = plain.astype(float)
         code = plain.dtype.str
         if plain.dtype.hasobject or not _DTYPE.fullmatch(code):
             raise ValuesError(f"A numpy array of dtype {plain.dtype} cannot cross: use numbers or text.")
@@ -228,6 +247,9 @@ class _Encoder:
                 return self.tensor(torch, value)
             if kind is torch.dtype:
                 return ["q", str(value).removeprefix("torch.")]
+        pandas = sys.modules.get("pandas")
+        if pandas is not None and hasattr(pandas, "Series") and issubclass(kind, pandas.Series):
+            return self.array(value.to_numpy())
         polars = sys.modules.get("polars")
         if polars is not None and hasattr(polars, "DataFrame"):
             if issubclass(kind, polars.DataFrame):
@@ -257,6 +279,7 @@ class _Encoder:
         return self.blob(file.getvalue())
 
 
+_NUMBERS = (int, float, np.integer, np.floating, np.bool_, Fraction, Decimal)
 # numpy first: np.float64 is also a float, np.str_ also a str.
 _BY_NUMPY: list[tuple[type, Any]] = [(np.ndarray, _Encoder.array), (np.generic, _Encoder.scalar)]
 _BY_BASE: list[tuple[type, Any]] = [
@@ -275,6 +298,12 @@ _BY_BASE: list[tuple[type, Any]] = [
     (slice, _Encoder.slice),
     (datetime.date, _Encoder.date),
     (datetime.timedelta, _Encoder.duration),
+    (Fraction, _Encoder.real),
+    (Decimal, _Encoder.real),
+    (deque, _Encoder.sequence),
+    (type({}.keys()), _Encoder.sequence),
+    (type({}.values()), _Encoder.sequence),
+    (type({}.items()), _Encoder.sequence),
 ]
 
 

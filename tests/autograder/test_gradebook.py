@@ -201,3 +201,10 @@ def test_results_file_survives_a_killed_run(tmp_path):
     assert report.load(path) == {"ada": first}
     report.append(path, replace(first, student="bob"))
     assert set(report.load(path)) == {"ada", "bob"}
+
+
+def test_the_exchange_that_the_course_names_is_known(course):
+    assert gradebook.exchange_folders(course) == []
+    config = course / "nbgrader_config.py"
+    config.write_text(config.read_text() + 'c.Exchange.root = "/usr/share/exchange"\n')
+    assert gradebook.exchange_folders(course) == [Path("/usr/share/exchange")]

@@ -126,6 +126,13 @@ for name in ('autograder.grade', 'autograder.examine', 'course', 'modules'):
     )
 
 
+def test_what_is_a_machines_own_below_usr_is_hidden(inside):
+    places = ["/usr/local/share/nbgrader", "/usr/local/etc", "/usr/src"]
+    assert set(places) <= set(room_for().hidden)
+    seen = inside(f"import os; out = [os.listdir(p) for p in {places!r} if os.path.exists(p)]")
+    assert seen == [[]] * len(seen)
+
+
 def test_who_and_where(inside):
     out = inside("""
 import getpass, os, pwd, socket, sys

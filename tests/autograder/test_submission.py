@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from pathlib import Path
 
 import nbformat
 import pytest
 import small_course as small
 
 from autograder import submission as sub
+from autograder.grade import find_jobs
 
 
 def read(tmp_path, notebook, **kwargs):
@@ -283,3 +286,52 @@ def test_a_copy_of_an_answer_stays_behind_the_cells_that_stood_before_it():
         small.SHIFT_TEST.strip(),
         "last = 1",
     ]
+
+
+def test_imports_added_to_a_given_cell_are_kept():
+    notebook = small.answered(mean="def mean(v): return statistics.fmean(v)")
+    given = small.find(notebook, "given-0a0b0c0d")
+    given.source = (
+        "import numpy as np\nimport statistics\nfrom math import pi\nSCALE = 3\nif 1:\n    import json"
+    )
+    result = composed(notebook)
+    assert texts(result, "given") == ["import numpy as np\nSCALE = 2"]
+    assert texts(result, "extra") == ["import statistics\nfrom math import pi"]
+    assert [part.role for part in result.parts][:2] == ["given", "extra"]
+    assert "imports added to `given-0a0b0c0d` are kept" in result.notes
+    given.source = "import statistics\nSCALE ="
+    assert texts(composed(notebook), "extra") == []
+
+
+def test_too_much_for_memory_is_refused_with_a_reason(tmp_path, monkeypatch):
+    def too_much(text):
+        raise MemoryError
+
+    folder, sources = small.submit(tmp_path, "ada", small.released()), small.sources()
+    monkeypatch.setattr(sub.json, "loads", too_much)
+    assert "more than can be read into memory" in sub.read(folder, sources).refusal
+
+
+@pytest.mark.parametrize("call", ["listdir", "stat"])
+def test_a_folder_that_may_not_be_read_is_refused_with_a_reason(tmp_path, monkeypatch, call):
+    folder = small.submit(tmp_path, "ada", small.released())
+    sources = small.sources()
+
+    allowed = getattr(os, call)
+
+    def denied(path, *args, **kwargs):
+        if folder.parent not in Path(path).parents:
+            return allowed(path, *args, **kwargs)
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, call, denied)
+    found = sub.read(folder, sources)
+    jobs = find_jobs(tmp_path, small.ASSIGNMENT, folder.parents[1], 0, sources) if call != "listdir" else []
+    digest = sub.content_digest(folder)
+    monkeypatch.undo()
+    assert (
+        found.refusal == "The submission could not be read (Permission denied); check its files' permissions."
+    )
+    assert [job.student for job in jobs] == ["ada"] * len(jobs)
+    assert len(jobs) == (call != "listdir")
+    assert digest

@@ -8,7 +8,9 @@ import enum
 import math
 import pickle
 import struct
-from collections import Counter, OrderedDict, defaultdict, namedtuple
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
+from decimal import Decimal
+from fractions import Fraction
 
 import msgpack
 import numpy as np
@@ -234,6 +236,44 @@ def test_subclasses_cross_as_what_they_hold():
     back = there_and_back(sent)
     assert [type(item) for item in back] == [list, dict, str, int, int, tuple, dict, dict, dict]
     assert back == [[1, 2], {"a": 1}, "true", 3, 3, (1, 2), {"a": 2, "b": 1}, {"a": [1]}, {"b": 2}]
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (Fraction(1, 4), 0.25),
+        (Decimal("0.5"), 0.5),
+        (deque([1, 2], maxlen=3), [1, 2]),
+        ({"a": 1}.keys(), ["a"]),
+        ({"a": (1,)}.values(), [(1,)]),
+        (OrderedDict(a=1).items(), [("a", 1)]),
+        (np.array([["a", "b"]], dtype=object), [["a", "b"]]),
+    ],
+)
+def test_near_relatives_cross_as_plain_data(value, plain):
+    back = there_and_back([value])[0]
+    assert back == plain
+    assert type(back) is type(plain)
+
+
+@pytest.mark.parametrize("items", [[1, 2.5], [Fraction(1, 2), Decimal(2)], [np.float32(1), True], []])
+def test_arrays_of_number_objects_cross_as_floats(items):
+    back = there_and_back(np.array([items], dtype=object))
+    assert back.dtype == np.float64
+    assert back.tolist() == [[float(item) for item in items]]
+
+
+def test_masked_values_are_not_let_through():
+    with pytest.raises(ValuesError, match=r"masked array cannot cross: fill .* filled\(\)"):
+        encode(np.ma.masked_array([1, 2], mask=[False, True]))
+
+
+def test_a_pandas_series_crosses_as_an_array():
+    pandas = pytest.importorskip("pandas")
+    assert there_and_back(pandas.Series([1, 2])).tolist() == [1, 2]
+    assert there_and_back(pandas.Series(["a", "b"], dtype=object)) == ["a", "b"]
+    with pytest.raises(ValuesError, match="cannot cross"):
+        encode(pandas.Series(["a", None], dtype=object))
 
 
 class Pretender:
