@@ -24,11 +24,12 @@ from collections import deque
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
-from io import BytesIO
 from typing import Any
 
 import msgpack
 import numpy as np
+
+from autograder import frames
 
 __all__ = ["MAX_BYTES", "ValuesError", "decode", "encode"]
 
@@ -253,9 +254,10 @@ class _Encoder:
         polars = sys.modules.get("polars")
         if polars is not None and hasattr(polars, "DataFrame"):
             if issubclass(kind, polars.DataFrame):
-                return ["P", self.frame(value)]
+                columns = polars.DataFrame.get_columns(value)
+                return ["P", *[[series.name, *self.column(series)] for series in columns]]
             if issubclass(kind, polars.Series):
-                return ["S", value.name, self.frame(polars.DataFrame([value.alias("0")]))]
+                return ["S", value.name, *self.column(value)]
         return None
 
     def tensor(self, torch: Any, value: Any) -> builtins.list[Any]:
@@ -270,13 +272,12 @@ class _Encoder:
         data = plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b""
         return ["T", name, [*value.shape], bool(value.requires_grad), self.blob(data)]
 
-    def frame(self, value: Any) -> int:
-        file = BytesIO()
+    def column(self, series: Any) -> builtins.list[Any]:
         try:
-            value.write_ipc(file, compression="uncompressed")
+            tree, values, missing = frames.take_apart(series)
         except Exception as error:
-            raise ValuesError(f"The polars frame cannot cross: {error}.") from error
-        return self.blob(file.getvalue())
+            raise ValuesError(f"The polars column {series.name!r} cannot cross: {error}.") from error
+        return [tree, self.node(values, 1), self.node(missing, 1)]
 
 
 _NUMBERS = (int, float, np.integer, np.floating, np.bool_, Fraction, Decimal)
@@ -438,23 +439,21 @@ class _Decoder:
             raise ValuesError("The message has an unknown torch dtype.")
         return dtype
 
-    def frame(self, size: Any) -> Any:
+    def frame(self, *columns: Any) -> Any:
         polars = importlib.import_module("polars")
-        data = bytes(self.blob(size))
+        return polars.DataFrame([self.series(*column) for column in columns])
+
+    def series(self, name: Any, tree: Any, values: Any, missing: Any) -> Any:
+        if type(name) is not str:
+            raise ValuesError("The message has a broken column.")
+        before = self.nodes
+        parts = self.node(values, 1), self.node(missing, 1)
         try:
-            return polars.read_ipc(BytesIO(data))
+            return frames.put_together(name, tree, *parts, size=self.nodes - before)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a panic inside polars is no Exception
-            raise ValuesError("The message has a broken frame.") from error
-
-    def series(self, name: Any, size: Any) -> Any:
-        if type(name) is not str:
-            raise ValuesError("The message has a broken series.")
-        frame = self.frame(size)
-        if frame.width != 1:
-            raise ValuesError("The message has a broken series.")
-        return frame.to_series(0).alias(name)
+            raise ValuesError("The message has a broken column.") from error
 
     def bounds(self, start: Any, stop: Any, step: Any) -> list[Any]:
         parts = [self.node(part, MAX_DEPTH) for part in (start, stop, step)]

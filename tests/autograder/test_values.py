@@ -11,6 +11,7 @@ import struct
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from decimal import Decimal
 from fractions import Fraction
+from io import BytesIO
 
 import msgpack
 import numpy as np
@@ -180,6 +181,40 @@ def test_frames():
     assert there_and_back(pl.DataFrame()).equals(pl.DataFrame())
     with pytest.raises(ValuesError, match="cannot cross"):
         encode(pl.Series([object()]))
+
+
+def test_frames_of_every_type():
+    noon = datetime.datetime(2024, 1, 1, 12)
+    frame = pl.DataFrame(
+        {
+            "number": pl.Series([1, None, 3], dtype=pl.UInt8),
+            "flag": [True, None, False],
+            "real": [math.inf, None, 1.5],
+            "time": pl.Series([noon, None, noon]).dt.replace_time_zone("Europe/Zurich"),
+            "fine": pl.Series([noon, None, noon]).cast(pl.Datetime("ns")),
+            "long": pl.Series([datetime.timedelta(1), None, datetime.timedelta(0)]),
+            "clock": pl.Series([noon, None, noon]).dt.time(),
+            "choice": pl.Series(["a", None, "b"], dtype=pl.Enum(["b", "a"])),
+            "category": pl.Series(["a", None, "b"], dtype=pl.Categorical),
+            "bytes": [b"x", None, b""],
+            "nothing": pl.Series([None, None, None]),
+            "vector": pl.Series([[1.0, 2.0]] * 3, dtype=pl.Array(pl.Float32, 2)),
+            "deep": pl.Series([[{"k": "x", "v": [1]}], None, []]),
+        }
+    )
+    back = there_and_back(frame)
+    assert back.schema == frame.schema
+    assert back.equals(frame)
+    assert there_and_back(frame.clear()).schema == frame.schema
+
+
+def test_a_compressed_frame_is_not_read():
+    file = BytesIO()
+    pl.DataFrame({"a": np.zeros(1_000_000)}).write_ipc(file, compression="zstd")
+    data = file.getvalue()
+    assert len(data) < 50_000
+    with pytest.raises(ValuesError):
+        decode(frame_of(["P", len(data)], data))
 
 
 class LyingList(list):
@@ -367,6 +402,13 @@ def frame_of(tree, blobs=b""):
         frame_of(["T", "float32", [2], False, 4], b"\0" * 4),
         frame_of(["q", "load"]),
         frame_of(["P", 8], b"ARROW1\0\0"),
+        frame_of(["S", "a", ["Int64"], ["a", "<i8", [1], 8], ["a", "?", [2], 2]], b"\0" * 10),
+        frame_of(["S", "a", ["Object"], ["l", 1], None]),
+        frame_of(["S", "a", ["read_csv"], ["l", 1], None]),
+        frame_of(
+            ["S", "a", ["Struct", *[[f"f{i}", ["Int8"]] for i in range(9000)]], ["l", *[None] * 9000], None]
+        ),
+        frame_of(["P", ["a", ["Int8"], ["l", 1], None], ["b", ["Int8"], ["l", 1, 2], None]]),
         frame_of(["i", b"\0" * 200_000]),
         frame_of(["r", "a", 1, 2]),
         frame_of(["c", "x", 1]),
