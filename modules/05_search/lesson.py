@@ -21,12 +21,12 @@
 # 做混合检索、重排和排序学习，而且不让特征穿越；分得清真提升和噪声。
 # %% [markdown] lang="en"
 # **Before this**: module 02 (tokens, embeddings) and 03 (softmax, InfoNCE); the two formulas you need are repeated here.
-# **Cost, measured**: 189 seconds on two cores that were busy with other work (about 150 seconds of processor time, the making of the market included), 1.9 GB of
-# memory, no GPU; the real data of section 13 adds 40 seconds of processor time.
+# **Cost, measured**: 4 minutes on two CPU cores that were busy with other work (3 minutes of processor time), 1.9 GB of memory; the real data of section 13 adds
+# 50 seconds. No GPU is needed; what one would save was not measured.
 # **Its homework** builds the same parts with your own hands. Run the cells from top to bottom; nothing needs a network.
-# %% [markdown] lang="zh" of="8d41cb08"
+# %% [markdown] lang="zh" of="fa6797d9"
 # **先修**：模块 02（token、向量表示）和 03（softmax、InfoNCE）；要用到的两条公式，这里会再讲一遍。
-# **实测开销**：在两个还忙着别的活的核上 189 秒（约 150 秒处理器时间，含首次生成市场），内存 1.9 GB，不用 GPU；第 13 节的真实数据另加约 40 秒处理器时间。
+# **实测开销**：在两个还忙着别的活的 CPU 核上 4 分钟（处理器时间 3 分钟），内存 1.9 GB；第 13 节的真实数据另加 50 秒。不需要 GPU；用 GPU 能省多少时间，没有测过。
 # **配套作业**要你亲手把这些部件再做一遍。请从上到下依次运行各单元格，全程不需要联网。
 # %% lang="en"
 from labkit.learn import begin
@@ -708,13 +708,13 @@ with figure_style(figure__figsize=(9, 4)):
 plt.show()
 # %% [markdown] lang="en"
 # **Only one single step up stands out of the noise**: LambdaMART over the hybrid. Fine-tuning (+0.021, p = 0.07) and the weighted hybrid (+0.019, p = 0.12) point upwards, but 100 queries
-# cannot tell either from chance; nor spelling or zero-shot, although spelling lifts its own kind, typos, by a tenth. Small steps add up, though: see the line above the table for all of them
-# together, the weighted hybrid over BM25. The wide intervals mostly show that queries differ in difficulty; the paired test looks at the same query under both systems, so it sees more.
+# cannot tell either from chance; nor spelling or zero-shot, although spelling lifts its own kind, typos, by a tenth. Small steps add up, though: all of them
+# together, the weighted hybrid over BM25, are worth +0.063 (p = 0.0004). The wide intervals mostly show that queries differ in difficulty; the paired test looks at the same query under both systems, so it sees more.
 # Still, eight tests invite one lucky p: take 0.07 as a reason to test online, not as proof. And mind what LambdaMART's lead is made of: past clicks on the *same* query. A query typed
 # for the first time has none.
-# %% [markdown] lang="zh" of="1a2b67dc"
+# %% [markdown] lang="zh" of="5b2db61d"
 # **单独一步就能从噪声里站住的只有一步**：LambdaMART 胜过混合检索。微调（+0.021，p = 0.07）和加权混合（+0.019，p = 0.12）方向是对的，可光凭 100 条查询，分不清是不是碰巧；
-# 纠错和零样本也一样，尽管纠错把它那一类（拼写错误）拉高了约 0.1。不过小步可以积成大步：几步合起来，即加权混合对 BM25，见表格上方那一行。区间这么宽，主要是查询之间难度差别大；
+# 纠错和零样本也一样，尽管纠错把它那一类（拼写错误）拉高了约 0.1。不过小步可以积成大步：几步合起来，即加权混合对 BM25，值 +0.063（p = 0.0004）。区间这么宽，主要是查询之间难度差别大；
 # 配对检验比的是同一条查询在两个系统下的差，所以看得更清。不过一口气做了八次检验，难免有一次碰巧：p = 0.07 只说明值得上线一试，不是定论。
 # 还要记住 LambdaMART 领先靠的是什么：**同一条**查询的历史点击，头一回出现的查询可没有。
 # %% [markdown] lang="en"
