@@ -47,10 +47,10 @@ browser:
 
 test: $(STAMP) browser lint
 	$(BIN)/course build --check
-	$(BIN)/pytest --durations=15
+	$(BIN)/pytest -n 2 --dist loadfile --durations=15
 
 test-fast: $(STAMP)
-	$(BIN)/pytest -m "not slow and not browser"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not browser"
 
 build: $(STAMP)
 	$(BIN)/course build
