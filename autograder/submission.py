@@ -272,8 +272,10 @@ def compose(source: Source, cells: Collection[SubmittedCell]) -> Composed:
             "deleted answer cells were put back blank: " + ", ".join(f"`{name}`" for name in missing)
         )
     if changed:
-        names = ", ".join(f"`{name}`" for name in dict.fromkeys(changed))
-        notes.append(f"changes to the course's own cells are ignored: {names}")
+        names = list(dict.fromkeys(changed))
+        more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+        shown = ", ".join(f"`{name}`" for name in names[:2])
+        notes.append(f"changes to the course's own cells are ignored: {shown}{more}")
     return Composed(tuple(parts), frozenset(untouched - touched), tuple(notes))
 
 
