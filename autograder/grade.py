@@ -105,8 +105,6 @@ def _run(
     outcomes = client.results | manual_results(source, composed)
     cells = tuple(outcomes[part.grade_id] for part in composed.parts if part.grade_id in outcomes)
     notes = (*submission.notes, *composed.notes)
-    if client.output_left <= 0:
-        notes += (say("en", "output", limit=setup.limits.output_kb).rstrip("."),)
     result = SubmissionResult(
         job.student, source.name, "graded", "", cells, source.lang, job.seed, notes=notes
     )

@@ -209,7 +209,6 @@ def test_a_dead_kernel_keeps_what_was_earned_and_says_why(results, student, why)
 
 def test_output_is_bounded(course, results):
     assert results["flood"].earned == 5
-    assert "More than 64 KB was printed" in results["flood"].reason
     graded = course / "autograded" / "flood" / small.ASSIGNMENT / "homework.ipynb"
     assert graded.stat().st_size < 200_000
 
