@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from autograder.format import FormatError
+from autograder.format import FormatError, course_root
 from autograder.limits import Limits
 
 # Exit codes: 0 done, 1 the work failed, 2 wrong usage.
@@ -197,12 +197,11 @@ def main() -> None:
 
 
 def _root() -> Path:
-    """The course root: the nearest folder, here or above, that holds course/syllabus.yml."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "course" / "syllabus.yml").is_file():
-            return folder
-    _fail("This is not a course: no folder here or above holds course/syllabus.yml; change to one.", USAGE)
+    try:
+        return course_root()
+    except FormatError:
+        message = "This is not a course: no folder here or above holds course/syllabus.yml; change to one."
+        _fail(message, USAGE)
 
 
 def _require_isolation(trusted: bool) -> None:

@@ -223,24 +223,6 @@ def _read_cell(cell: Any) -> Cell:
     )
 
 
-def without_region(source: str, begin: str = BEGIN_HIDDEN, end: str = END_HIDDEN) -> str:
-    """Remove every region between two marker lines, markers included, as nbgrader does.
-
-    Example:
-        >>> without_region("a\\n### BEGIN HIDDEN TESTS\\nb\\n### END HIDDEN TESTS")
-        'a'
-    """
-    kept, inside = [], False
-    for line in source.split("\n"):
-        if begin.strip("# ") in line:
-            inside = True
-        elif end.strip("# ") in line:
-            inside = False
-        elif not inside:
-            kept.append(line)
-    return "\n".join(kept)
-
-
 def exported_names(sources: Iterable[str]) -> set[str]:
     """Names that these cells bind at top level, imports aside: what an exercise's tests may use.
 

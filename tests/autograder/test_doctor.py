@@ -60,7 +60,7 @@ def test_without_a_sandbox_the_harmless_attacks_get_through(name):
 
 @pytest.mark.parametrize("chosen", ATTACKS, ids=lambda attack: attack.name)
 def test_an_attack_that_did_not_run_is_not_held(chosen, tmp_path):
-    ground = Ground("token", tmp_path / "secret", project_root(), "/nowhere", 1, "name", ["127.0.0.1"], [])
+    ground = Ground("token", tmp_path / "secret", project_root(), "/nowhere", 1, "name", [])
     empty = Outcome("", 0, None, chosen.name != "no interrupt", [])
     held, _ = chosen.judge(ground, empty)
     assert not held
