@@ -10,6 +10,7 @@ from labkit.shop.declarations import Brand, Category, Department
 from labkit.shop.listing import STYLES, Listing, write_listing
 
 # A shop is sold by people with habits: most write plain listings, some hardly bother, some overdo it.
+SELLERS = 9  # of each department; each has its own style in each category
 STYLE_WEIGHTS = {"standard": 0.46, "terse": 0.2, "stuffed": 0.17, "flowery": 0.17}
 
 
@@ -24,6 +25,8 @@ class Product:
     price: float
     title: str
     description: str
+    style: str = "standard"  # of the seller's prose
+    seller: int = 0  # which of the department's sellers
 
 
 def make_products(departments: list[Department], count: int, seed: int) -> list[Product]:
@@ -44,7 +47,7 @@ def _fill(department: Department, category: Category, quota: int, seed: int) -> 
     dice = Dice(seed, "products", department.name, category.name)
     words = Dice(seed, "listings", department.name, category.name)
     brands = dice.shuffled([b for b in department.brands.values() if category.name in b.makes])
-    sellers = [list(STYLE_WEIGHTS)[dice.weighted(list(STYLE_WEIGHTS.values()))] for _ in range(9)]
+    styles = [list(STYLE_WEIGHTS)[dice.weighted(list(STYLE_WEIGHTS.values()))] for _ in range(SELLERS)]
     products: list[Product] = []
     while len(products) < quota:
         brand = dice.ranked(brands, steepness=0.25)
@@ -59,7 +62,8 @@ def _fill(department: Department, category: Category, quota: int, seed: int) -> 
         )
         for value in variants[: quota - len(products)]:
             attributes = {**base, category.vary: value}
-            style = dice.one(sellers)
+            seller = dice.below(SELLERS)
+            style = styles[seller]
             assert style in STYLES
             listing = Listing(department, category, brand.name, line, model, attributes, style)
             title, description = write_listing(listing, words)
@@ -69,7 +73,7 @@ def _fill(department: Department, category: Category, quota: int, seed: int) -> 
             products.append(
                 Product(
                     category.name, department.name, brand.name, line, model, attributes, price, title,
-                    description
+                    description, style, seller
                 )
             )  # fmt: skip
     return products

@@ -41,15 +41,20 @@ Draft = tuple[str, Intent]
 class Shoppers:
     """Drafts queries about the products that are really in the shop."""
 
-    def __init__(self, departments: list[Department], products: list[Product], seed: int) -> None:
-        self.seed = seed
+    def __init__(
+        self, departments: list[Department], products: list[Product], seed: int, stage: str = "queries"
+    ) -> None:
+        self.seed, self.stage = seed, stage
         self.departments = {d.name: d for d in departments}
         self.categories = {name: c for d in departments for name, c in d.categories.items()}
         self.products = products
+        self.sold: dict[tuple[str, str], list[str]] = {}  # (brand, line) -> categories, in order of the shelf
+        for brand, line, category in dict.fromkeys((p.brand, p.line, p.category) for p in products):
+            self.sold.setdefault((brand, line), []).append(category)
 
     def drafts(self, kind: str) -> Iterator[Draft]:
         """Endless drafts of a kind; the caller keeps those that the shop can answer."""
-        dice = Dice(self.seed, "queries", kind)
+        dice = Dice(self.seed, self.stage, kind)
         make: dict[str, Callable[[Dice], Iterator[Draft]]] = {
             "plain": self._plain,
             "synonym": self._synonym,
@@ -146,7 +151,7 @@ class Shoppers:
 
     def _everything_of(self, brand: str, line: str) -> dict[str, int]:
         """Every category in which the brand sells this line: who types only the two wants to see them all."""
-        return dict.fromkeys([p.category for p in self.products if (p.brand, p.line) == (brand, line)], 3)
+        return dict.fromkeys(self.sold[brand, line], 3)
 
     def _vague(self, dice: Dice) -> Iterator[Draft]:
         says = [(say, need) for d in self.departments.values() for need in d.needs for say in need.says]
@@ -170,7 +175,7 @@ class Shoppers:
                 yield misspelt, intent
 
     def drafts_for_typos(self, kind: str) -> Iterator[Draft]:
-        dice = Dice(self.seed, "queries", "typo", kind)
+        dice = Dice(self.seed, self.stage, "typo", kind)
         return {
             "plain": self._plain,
             "attribute": self._attribute,
@@ -238,7 +243,7 @@ def _answerable(drafts: Iterator[Draft], quota: int, facts: Facts, seen: set[str
             break
         if text in seen:
             continue
-        grades = facts.grades(intent)
+        grades = facts.grades_of(facts.rows_of(intent), intent)
         if np.count_nonzero(grades == 3) and np.count_nonzero(grades >= 2) >= MIN_USEFUL:
             seen.add(text)
             found.append((text, intent))

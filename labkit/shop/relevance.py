@@ -71,28 +71,46 @@ class Facts:
         self.price = np.array([p.price for p in products])  # (N,)
         names = sorted({name for p in products for name in p.attributes})
         self.attributes = {name: _coded([p.attributes.get(name) for p in products]) for name in names}
+        by_category = np.argsort(self.category.codes, kind="stable")
+        edges = np.searchsorted(self.category.codes[by_category], np.arange(len(self.category.index) + 1))
+        self.members = {
+            name: by_category[edges[code] : edges[code + 1]] for name, code in self.category.index.items()
+        }
 
     def grades(self, intent: Intent) -> np.ndarray:
         """Grades 0 to 3 of all products. Returns (N,) int8."""
-        grade = self.category.map(intent.categories, otherwise=0, missing=0)
+        grades = np.zeros(len(self.price), dtype=np.int8)
+        rows = self.rows_of(intent)
+        grades[rows] = self.grades_of(rows, intent)
+        return grades
+
+    def rows_of(self, intent: Intent) -> np.ndarray:
+        """The products that can have a grade at all: those of the intent's categories. Returns (M,) int64."""
+        groups = [self.members[name] for name in intent.categories if name in self.members]
+        return np.concatenate(groups) if groups else np.zeros(0, dtype=np.int64)
+
+    def grades_of(self, rows: np.ndarray, intent: Intent) -> np.ndarray:
+        """Grades 0 to 3 of some products, rows (...) of integers. Returns the same shape, int8."""
+        grade = self.category.map(rows, intent.categories, otherwise=0, missing=0)
         cost = np.zeros_like(grade)
         for name, constraint in intent.must.items():
             if name in self.attributes:
-                cost += self.attributes[name].map(constraint.accept, constraint.otherwise, UNKNOWN)
+                cost += self.attributes[name].map(rows, constraint.accept, constraint.otherwise, UNKNOWN)
             else:
                 cost += UNKNOWN
         if intent.brand is not None:
-            other_brand = self.brand.map({intent.brand: 0}, otherwise=1, missing=1) > 0
+            other_brand = self.brand.map(rows, {intent.brand: 0}, otherwise=1, missing=1) > 0
             wrong = OTHER_BRAND * other_brand
             if intent.line is not None:
                 # A line or a model belongs to its brand: the same word at another brand is another thing.
-                other_line = other_brand | (self.line.map({intent.line: 0}, 1, 1) > 0)
+                other_line = other_brand | (self.line.map(rows, {intent.line: 0}, 1, 1) > 0)
                 wrong = wrong + OTHER_LINE * other_line
                 if intent.model is not None:
-                    wrong = wrong + OTHER_MODEL * (other_line | (self.model.map({intent.model: 0}, 1, 1) > 0))
+                    wrong = wrong + OTHER_MODEL * (other_line | (self.model.map(rows, {intent.model: 0}, 1, 1) > 0))
             cost = cost + wrong
         if intent.price_max is not None:
-            cost = cost + (self.price > intent.price_max) + (self.price > 1.15 * intent.price_max)
+            price = self.price[rows]
+            cost = cost + (price > intent.price_max) + (price > 1.15 * intent.price_max)
         return np.clip(grade - cost, 0, 3).astype(np.int8)
 
 
@@ -101,14 +119,16 @@ class _Coded:
     codes: np.ndarray  # (N,) int, -1 where missing
     index: dict[str, int]
 
-    def map(self, values: dict[str, int], otherwise: int, missing: int) -> np.ndarray:
-        """Look each product's value up. Returns (N,) int64."""
+    def map(
+        self, rows: np.ndarray | slice, values: dict[str, int], otherwise: int, missing: int
+    ) -> np.ndarray:
+        """Look the value of each product of ``rows`` up. Returns the shape of rows, int64."""
         table = np.full(len(self.index) + 1, otherwise, dtype=np.int64)
         table[-1] = missing  # code -1 reads the last entry
         for value, number in values.items():
             if value in self.index:
                 table[self.index[value]] = number
-        return table[self.codes]
+        return table[self.codes[rows]]
 
 
 def _coded(values: list[Any]) -> _Coded:

@@ -146,7 +146,7 @@ def _production_score(
         department = next(p.department for p in products if p.category == guess)
         nearby = sorted({p.category for p in products if p.department == department})
         guess = nearby[int(rng.random() * len(nearby))]
-    in_guess = facts.category.map({guess: 1}, otherwise=0, missing=0)
+    in_guess = facts.category.map(slice(None), {guess: 1}, otherwise=0, missing=0)
     return 0.9 * titles.score(query.text) + 0.5 * in_guess + 0.35 * popularity
 
 
