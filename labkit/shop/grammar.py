@@ -1,0 +1,122 @@
+"""Writes varied text from small grammars (``prose/*.yaml``), in the manner of Kate Compton's Tracery (2015).
+
+A rule is a list of templates, one a line. In a template ``{name}`` stands for another rule or for a word that
+the caller gives, and ``[a|b|]`` for one of its parts, the last of which is empty here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from labkit.shop.chance import Dice
+
+FOLDER = Path(__file__).parent / "prose"
+_TOKEN = re.compile(r"\{(\w+)\}|(\[)|(\|)|(\])|([^\[\]{}|]+)")
+
+
+class Ref(str):
+    """The name of a rule or of a caller's word."""
+
+
+# A template is a list of parts: plain text, a reference, or a choice between templates.
+Part = Any
+Template = list[Part]
+
+
+class Grammar:
+    """Rules that expand to text.
+
+    Args:
+        rules: Name -> templates, one a line.
+        words: Names that the caller gives with every text.
+
+    Raises:
+        ValueError: A template names neither a rule nor a word, or its brackets do not match.
+
+    Example:
+        >>> grammar = Grammar({"verdict": "[very|really] {how}", "how": "soft"}, words=())
+        >>> grammar.write("verdict", Dice(0, "doc")) in ("very soft", "really soft")
+        True
+    """
+
+    def __init__(self, rules: Mapping[str, str], words: tuple[str, ...]) -> None:
+        self.rules = {
+            name: [_compile(line.strip(), name) for line in str(text).splitlines() if line.strip()]
+            for name, text in rules.items()
+        }
+        known = {*self.rules, *words}
+        for name, templates in self.rules.items():
+            for ref in _refs(templates):
+                if ref not in known:
+                    raise ValueError(f"The rule {name!r} uses {{{ref}}}, which is neither a rule nor a word.")
+
+    def __contains__(self, rule: str) -> bool:
+        return rule in self.rules
+
+    def write(self, rule: str, dice: Dice, words: Mapping[str, str] | None = None) -> str:
+        """One text of the rule. A caller's word wins over a rule of the same name."""
+        out: list[str] = []
+        self._expand(dice.one(self.rules[rule]), dice, words or {}, out)
+        return "".join(out)
+
+    def _expand(self, template: Template, dice: Dice, words: Mapping[str, str], out: list[str]) -> None:
+        for part in template:
+            if isinstance(part, Ref):
+                if part in words:
+                    out.append(words[part])
+                else:
+                    self._expand(dice.one(self.rules[part]), dice, words, out)
+            elif isinstance(part, str):
+                out.append(part)
+            else:
+                self._expand(dice.one(part), dice, words, out)
+
+
+def _compile(line: str, rule: str) -> Template:
+    # The stack holds, from the outside in, the alternatives of every bracket that is open.
+    stack: list[list[Template]] = [[[]]]
+    covered = 0
+    for found in _TOKEN.finditer(line):
+        covered += len(found[0])
+        ref, opens, bar, closes, text = found.groups()
+        if ref:
+            stack[-1][-1].append(Ref(ref))
+        elif opens:
+            stack.append([[]])
+        elif bar and len(stack) > 1:
+            stack[-1].append([])
+        elif closes and len(stack) > 1:
+            choice = stack.pop()
+            stack[-1][-1].append(choice)
+        elif text:
+            stack[-1][-1].append(text)
+        else:
+            raise ValueError(f"The rule {rule!r} has a stray {found[0]!r} in: {line}")
+    if len(stack) > 1 or covered != len(line):
+        raise ValueError(f"The rule {rule!r} has brackets that do not match in: {line}")
+    return stack[0][0]
+
+
+def _refs(templates: list[Template]) -> list[str]:
+    found: list[str] = []
+    for template in templates:
+        for part in template:
+            if isinstance(part, Ref):
+                found.append(part)
+            elif not isinstance(part, str):
+                found += _refs(part)
+    return found
+
+
+@cache
+def prose(file: str) -> dict[str, Any]:
+    """The declared words of one file in ``prose``."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    found: dict[str, Any] = yaml.load((FOLDER / f"{file}.yaml").read_text(encoding="utf-8"), Loader=loader)
+    return found
