@@ -164,7 +164,7 @@ def _flowery(draft: _Draft) -> tuple[str, str]:
     title = dice.one(
         [
             f"{draft.brand}「{draft.line}」{mood} {run_together([*shown, draft.noun])}",
-            f"{draft.brand} {mood}{draft.noun}｜{draft.line}系列 {' '.join(shown)}",
+            f"{draft.brand} {draft.line}系列{draft.noun}｜{mood} {' '.join(shown)}",
             f"{mood} {draft.brand}{draft.line}{draft.noun} {' '.join(shown)}",
         ]
     )
