@@ -13,7 +13,7 @@ from labkit.shop.declarations import departments
 from labkit.shop.listing import STYLES, Listing
 from labkit.shop.listing_zh import write_listing_zh
 from labkit.shop.products import make_products
-from labkit.shop.queries import make_queries
+from labkit.shop.queries import Query, make_queries
 from labkit.shop.queries_zh import chinese_query
 from labkit.shop.relevance import Constraint, Intent
 from labkit.shop.typos_zh import misspelt_zh
@@ -193,10 +193,13 @@ def test_queries_depend_on_seed_and_index_only(world):
     assert 0.2 < sum(a != b for a, b in zip(forward, other, strict=True)) / len(queries) < 0.95
 
 
-def test_the_same_word_is_kept_when_several_values_are_meant():
+def test_several_wanted_values_are_joined_by_or():
     intent = Intent({"tents": 3}, {"berths": Constraint({"1 person": 0, "2 person": 0})})
-    query = type("Q", (), {"kind": "attribute", "intent": intent, "text": ""})()
-    assert "或" in chinese_query(query, 0, 0)
+    text = chinese_query(Query("tent", "attribute", intent), 0, 0)
+    berths = chinese()["sports and outdoors"].attributes["berths"]
+    first, second = re.fullmatch(r".*?(\S+)或(\S+?)(?:帐篷|野营帐篷)?(?: .*)?", text).groups()
+    assert any(first.endswith(word) for word in berths["1 person"].asked)
+    assert second in berths["2 person"].asked
 
 
 @pytest.mark.parametrize("text", ["沙发", "床", "宝宝", "灰色 三人位 沙发 300镑以内", "雀野 XT-507 平底锅"])
