@@ -17,12 +17,13 @@ import polars as pl
 
 from labkit.shop.chance import Dice, stream
 from labkit.shop.declarations import departments
-from labkit.shop.raster import PIXELS, coverage, inner, soften
+from labkit.shop.raster import PIXELS, coverage, soften
 from labkit.shop.shapes import MARKS, Drawing, Outline, drawings, ink_table, outline
 from labkit.shop.textures import PATTERNS, TEXTURES, wave
 
 F = np.float32
 DESIGNS = 6
+FILMS = ("shine", "shade", "hole")  # inks without a body: light, shadow, and the backdrop seen through a gap
 _ROWS, _COLUMNS = (axis.astype(F) + F(0.5) for axis in np.mgrid[0:PIXELS, 0:PIXELS])
 # Accents of brands, and the bright colours of prints: apart from each other, none of them grey.
 _ACCENTS = ("#e4572e", "#17a398", "#3a6ea5", "#f2b134", "#8e4585", "#5fa55a", "#d94f70", "#1b998b", "#37506b", "#ed8b3b")
@@ -263,43 +264,39 @@ def _paint(
     design: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The product on nothing: (64, 64, 3) premultiplied colours, and (64, 64) how much shows behind it."""
-    cover = coverage(corners, shape.following, shape.part, len(shape.inks))
-    rim = cover - inner(cover)
-    low = np.clip(np.floor(np.minimum.reduceat(corners, shape.first)), 0, PIXELS).astype(int).tolist()
-    high = np.clip(np.ceil(np.maximum.reduceat(corners, shape.first)), 0, PIXELS).astype(int).tolist()
+    cover = coverage(corners, shape.following, shape.part, shape.first)
     amount = {name: np.zeros((PIXELS, PIXELS), F) for name in inks}
     tones = {name: np.zeros((PIXELS, PIXELS), F) for name in inks}
-    open_ = np.ones((PIXELS, PIXELS), F)  # how much of a pixel the parts further in front leave free
+    edges = {name: F(0.3 if _brightness(ink.colour) < 0.25 else -0.34) for name, ink in inks.items()}
+    left = np.ones((PIXELS, PIXELS), F)  # how much of a pixel the parts further in front leave free
     for number in range(len(shape.inks) - 1, -1, -1):
         name = shape.inks[number]
-        box = slice(low[number][1], high[number][1]), slice(low[number][0], high[number][0])
-        here = cover[number][box]
-        free = open_[box]
-        if name in inks and inks[name].opacity < 1:
-            ink = inks[name]
+        box, rim = cover.boxes[number], cover.rims[number]
+        free = left[box]
+        if inks[name].opacity < 1:
             # Glass is clear in the middle and dense at its rim; a shadow or a reflection is even.
-            dense = F(0) if name in ("shine", "shade") else F(0.6 * (1 - ink.opacity))
-            here = here * F(ink.opacity) + rim[number][box] * dense
-        seen = here * free
+            dense = F(0) if name in FILMS else F(0.6 * (1 - inks[name].opacity))
+            seen = (cover.filled[number] * F(inks[name].opacity) + rim * dense) * free
+        else:
+            seen = cover.filled[number] * free
         amount[name][box] += seen
-        if name not in ("shine", "shade", "hole"):
-            edge = 0.3 if _brightness(inks[name].colour) < 0.25 else -0.34
-            tones[name][box] += seen * F(shape.tones[number]) + rim[number][box] * free * F(edge)
-        open_[box] = free - seen
+        if name not in FILMS:
+            tones[name][box] += seen * F(shape.tones[number]) + rim * free * edges[name]
+        left[box] = free - seen
     paint = np.zeros((PIXELS, PIXELS, 3), F)
     for name, ink in inks.items():
         if name == "hole":
-            open_ = open_ + amount[name]
+            left = left + amount[name]
             continue
         colour = [F(min(channel * shift, 1.0)) for channel, shift in zip(ink.colour, scene.shift, strict=True)]
         surface = amount[name]
         if ink.texture:
             field = TEXTURES[ink.texture](u + F(scene.cloth[0]), v + F(scene.cloth[1]))
-            surface = surface * (F(1) + field)
+            surface = surface + surface * field
         layers = _printed(ink, colour, u, v, design) if ink.pattern else colour
         for channel in range(3):
             paint[:, :, channel] += surface * layers[channel] + tones[name] * (F(0.5) * colour[channel] + F(0.1))
-    return paint, open_
+    return paint, left
 
 
 def _printed(ink: Ink, colour: list[F], u: np.ndarray, v: np.ndarray, design: int) -> list[np.ndarray]:
