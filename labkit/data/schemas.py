@@ -1,7 +1,7 @@
 """What a table must look like, and one clear sentence when it does not.
 
-A schema is declared in a few words (:class:`Schema`, :class:`Column`), checked by pandera, and reported by us:
-pandera knows every rule that was broken; a person wants the table, the column, the row, the value and the rule.
+A schema is declared in a few words (:class:`Schema`, :class:`Column`), checked by pandera and reported
+by us: pandera knows every rule that was broken; a person wants table, column, row and rule in a sentence.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ LANGUAGES = ("en", "zh")
 DEVICES = ("phone", "desktop", "tablet")
 DATE = Column(pl.Date)
 WORDS = Column(pl.String)
-CENTURY = {"low": date(2000, 1, 1), "high": date(2099, 12, 31)}
 # A clock that says 1970 is a defect, not a time.
 CLOCK = Column(
     (pl.Datetime("ms"), pl.Datetime("us"), pl.Datetime("ns")), datetime(2000, 1, 1), datetime(2099, 12, 31)
@@ -102,7 +101,7 @@ SHOP_SCHEMAS = {
                 "device": Column(TEXT, among=DEVICES),
                 # Missing where the shopper did not say: not at random.
                 "income_band": Column(TEXT, among=("low", "middle", "high"), null=True),
-                "joined": Column(pl.Date, **CENTURY),
+                "joined": Column(pl.Date, date(2000, 1, 1), date(2099, 12, 31)),
             },
             key=("shopper_id",),
         ),

@@ -1,13 +1,14 @@
-"""Where a data set's files are, and whether they are the very files that the numbers were computed on."""
+"""Where a data set's files are, and whether they are the very files that are meant."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from labkit.data.checksums import changed, mismatch, recall, remember
 from labkit.home import home
 
 
@@ -16,15 +17,38 @@ class DataMissing(FileNotFoundError):
 
 
 @dataclass(frozen=True)
+class Remote:
+    """A file as its publisher offers it.
+
+    Attributes:
+        url: its address.
+        checksum: "sha256:…", "md5:…" or "git:…" as the publisher states it; "" when none is stated: then what
+            comes at the first download is remembered, and must be there ever after.
+        members: for an archive (zip), the names inside it and the names they get in the data set's folder;
+            the archive itself is not kept.
+    """
+
+    url: str
+    checksum: str = ""
+    members: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class DataSet:
     """What is known of a data set before it is opened.
+
+    A set comes in one or two editions: ``files``, as prepared for this course, and ``published``, as its
+    publisher offers it. Either will do.
 
     Attributes:
         name: also the name of its folder.
         title: what it is, for a list.
         source: its public home, with the exact version.
         licence: what its owners state; printed on first use.
-        files: file names with the SHA-256 of their bytes.
+        files: file names of the prepared edition with the SHA-256 of their bytes.
+        published: file names of the published edition and where they come from.
+        by_hand: for a set that must be asked for (a login, terms to accept): what to do, as a clause that
+            follows "The data set … was not found: ". Its files are the names in ``published``.
     """
 
     name: str
@@ -32,12 +56,31 @@ class DataSet:
     source: str
     licence: str
     files: dict[str, str] = field(default_factory=dict)
+    published: dict[str, Remote] = field(default_factory=dict)
+    by_hand: str = ""
+
+    @property
+    def published_files(self) -> list[str]:
+        """The files of the published edition as they lie in the folder, archives unpacked."""
+        return [
+            name
+            for file, remote in self.published.items()
+            for name in (remote.members.values() if remote.members else [file])
+        ]
+
+    @property
+    def fetchable(self) -> bool:
+        """Whether :func:`labkit.data.fetch.fetch` can download it."""
+        return bool(self.published) and all(remote.url for remote in self.published.values())
 
 
 def folders() -> list[Path]:
-    """The folders searched for data sets: those that LABKIT_DATA names, then ``data`` under LABKIT_HOME."""
+    """The folders searched for data sets: those that LABKIT_DATA names, then ``data`` under LABKIT_HOME.
+
+    In a named folder, ``measurement_only`` is searched too: sets whose rights allow no more than measuring.
+    """
     named = [Path(name).expanduser() for name in os.environ.get("LABKIT_DATA", "").split(os.pathsep) if name]
-    return [*named, home() / "data"]
+    return [place for name in named for place in (name, name / "measurement_only")] + [home() / "data"]
 
 
 def locate(data: DataSet) -> Path:
@@ -59,26 +102,33 @@ def locate(data: DataSet) -> Path:
         ...
         labkit.data.sources.DataMissing: The data set no_such_set was not found...
     """
+    return find(data)[0]
+
+
+def find(data: DataSet, used: bool = True) -> tuple[Path, str]:
+    """As :func:`locate`, and which edition lies there: "prepared" or "published".
+
+    Args:
+        data: which one.
+        used: whether it is about to be used, so that its licence is stated; a list of sets does not use them.
+    """
     for folder in folders():
         place = folder / data.name
-        if data.files and all((place / name).is_file() for name in data.files):
+        if _holds(place, data.files):
             for name, expected in data.files.items():
-                found = hashlib.sha256((place / name).read_bytes()).hexdigest()
-                if found != expected:
-                    raise ValueError(
-                        f"{place / name} is not the expected version of {data.name} (SHA-256 {found[:12]}…, "
-                        f"expected {expected[:12]}…); fetch it again from {data.source}."
-                    )
-            _notice(data)
-            return place
-    wanted = ", ".join(data.files) or "its files"
-    raise DataMissing(
-        f"The data set {data.name} was not found: put {wanted} (made from {data.source}) into a folder named "
-        f"{data.name} and set LABKIT_DATA to the folder that holds it."
-    )
+                _check(data, place / name, mismatch(place / name, expected))
+            if used:
+                notice(data)
+            return place, "prepared"
+        if _holds(place, data.published_files):
+            _check_published(data, place)
+            if used:
+                notice(data)
+            return place, "published"
+    raise DataMissing(f"The data set {data.name} was not found: {_advice(data)}")
 
 
-def _notice(data: DataSet) -> None:
+def notice(data: DataSet) -> None:
     """State the licence the first time a data set is used, and remember that it was stated."""
     mark = home() / "licences" / data.name
     if mark.exists() or data.name in _stated:
@@ -93,3 +143,61 @@ def _notice(data: DataSet) -> None:
 
 
 _stated: set[str] = set()
+
+
+def _holds(place: Path, names: Iterable[str]) -> bool:
+    names = list(names)
+    return bool(names) and all((place / name).is_file() for name in names)
+
+
+def _check_published(data: DataSet, place: Path) -> None:
+    """Check published files by the publisher's checksum where there is one, else by what was remembered."""
+    known = recall(place)
+    new = []
+    for name in data.published_files:
+        remote = data.published.get(name)
+        if remote and remote.checksum:
+            _check(data, place / name, mismatch(place / name, remote.checksum))
+        elif name in known:
+            _check(data, place / name, changed(place / name, known[name]))
+        else:
+            new.append(name)
+    if new and remember(place, new):
+        trusted(data, new)
+
+
+def trusted(data: DataSet, names: list[str]) -> None:
+    """Say that files were taken as they came, because nobody states their checksums."""
+    print(
+        f"The publisher of {data.name} states no checksum for {_listed(names)}; what is there now was "
+        "recorded in checksums.json beside it, and another content will be refused from now on.",
+        file=sys.stderr,
+    )
+
+
+def _check(data: DataSet, path: Path, problem: str | None) -> None:
+    if problem:
+        raise ValueError(
+            f"{path} is not the expected version of {data.name} ({problem}); delete it and fetch it again "
+            f"from {data.source}."
+        )
+
+
+def _advice(data: DataSet) -> str:
+    if data.by_hand:
+        return data.by_hand.format(place=home() / "data" / data.name)
+    if data.fetchable:
+        return (
+            f"download it with `labkit data fetch {data.name}` (from {data.source}), or set LABKIT_DATA to a "
+            f"folder that holds a folder {data.name} with "
+            f"{_listed(list(data.files) or data.published_files)}."
+        )
+    wanted = _listed(list(data.files) or data.published_files) or "its files"
+    return (
+        f"put {wanted} (made from {data.source}) into a folder named {data.name} and set LABKIT_DATA to the "
+        "folder that holds it."
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
+from labkit.data.files import read_parquet
+from labkit.data.schemas import Column, Schema
+from labkit.data.sets.judged import judged_search
 from labkit.data.sources import DataSet, locate
 from labkit.data.tables import JudgedSearch
 
@@ -43,9 +46,8 @@ def load_chorus() -> JudgedSearch:
         (19406, 135, 3668)
     """
     folder = locate(CHORUS)
-    source = pl.read_parquet(folder / "products.parquet")
+    source = read_parquet(folder / "products.parquet", _PRODUCTS)
     products = source.select(
-        product_id=pl.int_range(pl.len(), dtype=pl.Int32),
         key="product_id",
         title=pl.col("title").fill_null(pl.col("name")).fill_null(""),
         description=pl.col("short_description"),
@@ -53,17 +55,45 @@ def load_chorus() -> JudgedSearch:
         category=pl.col("product_type"),
         price=pl.col("price_cents") / 100,
     )
-    rated = pl.read_parquet(folder / "judgments.parquet")
-    queries = rated.select(text="query").unique().sort("text").with_row_index("query_id")
-    queries = queries.with_columns(pl.col("query_id").cast(pl.Int32))
-    judgements = (
-        rated.join(queries, left_on="query", right_on="text")
-        .join(products.select("key", number="product_id"), left_on="product_id", right_on="key")
-        .select("query_id", product_id="number", grade=pl.col("rating").cast(pl.Int8))
-        .sort("query_id", "product_id")
-    )
-    if judgements.height != rated.height:
-        raise ValueError(
-            f"{CHORUS.name}: {rated.height - judgements.height} judged products are not in the catalogue."
-        )
-    return JudgedSearch(CHORUS.name, products, queries, judgements)
+    rated = read_parquet(folder / "judgments.parquet", _RATED)
+    return judged_search(CHORUS.name, products, rated.select(text="query", key="product_id", grade="rating"))
+
+
+def load_chorus_raters() -> pl.DataFrame:
+    """What each of the three raters of Chorus Electronics said, before they agreed.
+
+    Returns:
+        query, product_id (the source's id), agent_1_rating, agent_2_rating, agent_3_rating, final_rating
+        (i64 in 0..3) for 3 188 pairs: for measures of agreement.
+
+    Raises:
+        DataMissing: the files are in none of the searched folders.
+    """
+    return read_parquet(locate(CHORUS) / "individual_ratings.parquet", _RATERS)
+
+
+_TEXT, _MAYBE, _GRADE = Column(pl.String), Column(pl.String, null=True), Column(pl.Int64, 0, 3)
+_PRODUCTS = Schema(
+    "products",
+    {
+        "product_id": _TEXT,
+        "name": _MAYBE,
+        "title": _MAYBE,
+        "short_description": _MAYBE,
+        "supplier": _MAYBE,
+        "price_cents": Column(pl.Int64, 0, null=True),
+        "product_type": _MAYBE,
+    },
+    key=("product_id",),
+)
+_RATED = Schema(
+    "judgments", {"query": _TEXT, "product_id": _TEXT, "rating": _GRADE}, key=("query", "product_id")
+)
+_RATERS = Schema(
+    "individual_ratings",
+    {
+        "query": _TEXT,
+        "product_id": _TEXT,
+        **dict.fromkeys((*(f"agent_{i}_rating" for i in (1, 2, 3)), "final_rating"), _GRADE),
+    },
+)

@@ -1,0 +1,105 @@
+"""Getting a data set from its publisher."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import zipfile
+from pathlib import Path
+
+from labkit.data.checksums import mismatch, remember
+from labkit.data.download import DownloadError, download
+from labkit.data.sources import DataMissing, DataSet, Remote, find, notice, trusted
+from labkit.home import home
+
+
+def fetch(data: DataSet, into: Path | None = None) -> Path:
+    """Download a data set, unless it is there already.
+
+    A file appears under its name when it is whole and checked, never before; what is cut off waits in a
+    ``.part`` file, from which the next call goes on.
+
+    Args:
+        data: which one.
+        into: the folder in which a folder of the set's name is made; None for ``data`` under LABKIT_HOME.
+
+    Returns:
+        The set's folder.
+
+    Raises:
+        DataMissing: it can't be downloaded, because its owners want it asked for or offer it in another
+            form; the message says what to do.
+        DownloadError: the download failed; the message says why.
+        ValueError: the set is there, with other content.
+
+    Example:
+        >>> fetch(DATA_SETS["movielens_1m"])  # doctest: +SKIP
+    """
+    try:
+        return find(data)[0]
+    except DataMissing as missing:
+        if not data.fetchable:
+            raise
+        reason = missing
+    notice(data)
+    place = (into or home() / "data") / data.name
+    unstated = []
+    try:
+        for name, remote in data.published.items():
+            inside = list(remote.members.values()) or [name]
+            if all((place / file).is_file() for file in inside) and not _other(place, name, remote):
+                continue
+            if name == inside[0]:
+                download(remote.url, place / name, remote.checksum)
+            else:
+                archive = download(remote.url, place / name, remote.checksum)
+                _unpack(archive, place, remote)
+            if remote.members or not remote.checksum:
+                # An archive's members have no checksum of their own; theirs is taken once it was right.
+                remember(place, inside)
+            if not remote.checksum:
+                unstated += inside
+    finally:
+        with contextlib.suppress(OSError):
+            place.rmdir()  # only when nothing came at all
+    if unstated:
+        trusted(data, unstated)
+    if into is not None:
+        return place
+    try:
+        return find(data)[0]
+    except DataMissing:
+        raise reason from None
+
+
+def _other(place: Path, name: str, remote: Remote) -> bool:
+    """Whether a file is there with other content than stated; it is then downloaded anew."""
+    return bool(remote.checksum and not remote.members and mismatch(place / name, remote.checksum))
+
+
+def _unpack(archive: Path, place: Path, remote: Remote) -> None:
+    """Take the named members out of a zip file, each appearing when it is whole; then drop the archive."""
+    parts = []
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            for member, name in remote.members.items():
+                part = place / f"{name}.part"
+                parts.append(part)
+                part.parent.mkdir(parents=True, exist_ok=True)
+                with opened.open(member) as source, part.open("wb") as sink:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+        for part in parts:
+            part.replace(part.with_name(part.name.removesuffix(".part")))
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise DownloadError(
+            f"{archive.name} from {remote.url} is not a whole zip file ({error}), so it was not kept; run "
+            "the same command again."
+        ) from None
+    except KeyError as error:
+        raise DownloadError(
+            f"{archive.name} from {remote.url} has changed: {str(error.args[0]).rstrip('.')}."
+        ) from None
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+        archive.unlink(missing_ok=True)
