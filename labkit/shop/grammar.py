@@ -17,6 +17,7 @@ import yaml
 from labkit.shop.chance import Dice
 
 FOLDER = Path(__file__).parent / "prose"
+_NAME = re.compile(r"\{(\w+)\}")
 _TOKEN = re.compile(r"\{(\w+)\}|(\[)|(\|)|(\])|([^\[\]{}|]+)")
 
 
@@ -112,6 +113,52 @@ def _refs(templates: list[Template]) -> list[str]:
             elif not isinstance(part, str):
                 found += _refs(part)
     return found
+
+
+class Pairs:
+    """Rules whose lines say the same thing twice, ``English = Chinese``, and expand together.
+
+    A name in braces is drawn once and filled into both halves; a digit after it asks for another draw of the
+    same rule, different from the first.
+
+    Raises:
+        ValueError: A line has one half only, its halves use different names, or a name is no rule.
+
+    Example:
+        >>> pairs = Pairs({"title": "The {thing} = {thing}记", "thing": "Key = 钥匙"})
+        >>> pairs.write("title", Dice(0, "doc"))
+        ('The Key', '钥匙记')
+    """
+
+    def __init__(self, rules: Mapping[str, str]) -> None:
+        self.rules: dict[str, list[tuple[str, str, list[str]]]] = {}
+        for rule, text in rules.items():
+            self.rules[rule] = []
+            for line in filter(None, map(str.strip, text.splitlines())):
+                english, equals, chinese = line.partition(" = ")
+                names = list(dict.fromkeys(_NAME.findall(english)))
+                if not equals or sorted(names) != sorted(set(_NAME.findall(chinese))):
+                    raise ValueError(f"The rule {rule!r} has a line whose halves do not agree: {line}")
+                for name in names:
+                    if name.rstrip("0123456789") not in rules:
+                        raise ValueError(f"The rule {rule!r} uses {{{name}}}, which is no rule.")
+                self.rules[rule].append((english, chinese, names))
+
+    def write(
+        self, rule: str, dice: Dice, drawn: dict[str, tuple[str, str]] | None = None
+    ) -> tuple[str, str]:
+        """The two texts. Names already in ``drawn`` keep their words, and new ones are added to it."""
+        english, chinese, names = dice.one(self.rules[rule])
+        drawn = {} if drawn is None else drawn
+        for name in names:
+            source = name.rstrip("0123456789")
+            word = drawn.get(name) or self.write(source, dice)
+            while word == drawn.get(source) and name != source:
+                word = self.write(source, dice)
+            drawn[name] = word
+            english = english.replace(f"{{{name}}}", word[0])
+            chinese = chinese.replace(f"{{{name}}}", word[1])
+        return english, chinese
 
 
 @cache
