@@ -29,8 +29,9 @@ def find_skew(
     outside the times of those around it by more than ``late`` has a wrong clock. Unlike a moving average,
     this needs no window and works alike for five sessions a day and for a million.
 
-    Sessions of one app version get that version's median offset when it is steady, so that the time inside them
-    stays exact; a clock in 1970 holds no information, and such a session gets a time between its neighbours'.
+    Sessions of one app version get that version's median offset when it is steady, so that the time
+    inside them stays exact; a clock in 1970 says nothing, and such a session gets a time between its
+    neighbours'.
 
     Args:
         events: the log; one row per product shown.

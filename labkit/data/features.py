@@ -91,8 +91,9 @@ def fit_habits(
         LeakageError: a purchase is not before ``until``.
 
     Example:
-        >>> bought = pl.DataFrame({"shopper_id": [1, 1], "time": [datetime(2026, 1, 1), datetime(2026, 1, 8)]})
-        >>> habits = fit_habits(bought.with_columns(price=10.0), until=datetime(2026, 1, 10))
+        >>> days = [datetime(2026, 1, 1), datetime(2026, 1, 8)]
+        >>> bought = pl.DataFrame({"shopper_id": [1, 1], "time": days, "price": 10.0})
+        >>> habits = fit_habits(bought, until=datetime(2026, 1, 10))
         >>> habits.transform(pl.DataFrame({"shopper_id": [1, 5]})).rows()
         [(1, 2.0, 2, 10.0), (5, 9.0, 0, 0.0)]
     """
@@ -125,7 +126,7 @@ class PriceLevel(Fitted):
     price: str = "price"
 
     def transform(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The frame with price_level f64: log2(price / the category's median); 0 is usual, 1 is twice as dear."""
+        """The frame with price_level f64: log2(price / the category's median), so 1 is twice as dear."""
         usual = (
             pl.col(self.category)
             .cast(pl.String)

@@ -30,7 +30,8 @@ def missing_shares(frame: pl.DataFrame, column: str, by: Sequence[str], bins: in
         the share is the same in all groups of this ``by``), ordered by chance, by and group.
 
     Example:
-        >>> people = pl.DataFrame({"income": [None] * 30 + [1] * 30, "device": ["phone"] * 30 + ["desktop"] * 30})
+        >>> device = ["phone"] * 30 + ["desktop"] * 30
+        >>> people = pl.DataFrame({"income": [None] * 30 + [1] * 30, "device": device})
         >>> missing_shares(people, "income", ["device"]).select("group", "missing").rows()
         [('desktop', 0.0), ('phone', 1.0)]
     """
@@ -108,9 +109,9 @@ def fit_imputation(train: pl.DataFrame, columns: Sequence[str], group: str = "")
     Example:
         >>> train = pl.DataFrame({"kind": ["a", "a", "b"], "weight": [1.0, 3.0, 10.0]})
         >>> fitted = fit_imputation(train, ["weight"], "kind")
-        >>> test = pl.LazyFrame({"kind": ["b", "c"], "weight": [None, None]}, schema_overrides={"weight": pl.Float64})
+        >>> test = pl.LazyFrame({"kind": ["b", "c", "a"], "weight": [None, None, 5.0]})
         >>> fitted.apply(test)[0].collect()["weight"].to_list()
-        [10.0, 3.0]
+        [10.0, 3.0, 5.0]
     """
     values: dict[str, dict[str, float | str]] = {}
     for name in columns:

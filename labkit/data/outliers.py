@@ -22,7 +22,8 @@ def robust_z(column: str, group: str | None = None) -> pl.Expr:
         group: column within which values are compared.
 
     Example:
-        >>> pl.DataFrame({"price": [1.0, 2.0, 3.0, 100.0]}).select(robust_z("price").round(1))["price"].to_list()
+        >>> goods = pl.DataFrame({"price": [1.0, 2.0, 3.0, 100.0]})
+        >>> goods.select(robust_z("price").round(1))["price"].to_list()
         [-1.0, -0.3, 0.3, 65.8]
     """
     value = pl.col(column)

@@ -43,8 +43,8 @@ def find_spam(
 ) -> pl.DataFrame:
     """Find reviews that belong to a campaign.
 
-    No sign alone would do: honest reviewers also forget to buy here, write "Great!" or come in numbers after a
-    sale. Source: Mukherjee, Liu and Glance, "Spotting fake reviewer groups", WWW 2012.
+    No sign alone would do: honest reviewers also forget to buy here, write "Great!" or come in numbers after
+    a sale. Source: Mukherjee, Liu and Glance, "Spotting fake reviewer groups", WWW 2012.
 
     Args:
         reviews: row, product_id, rating, verified bool, a time and a text.
@@ -58,9 +58,10 @@ def find_spam(
     Example:
         >>> from datetime import datetime
         >>> wording = "Best product ever, five stars, buy it from this seller now, you will love it"
-        >>> reviews = pl.DataFrame({"row": range(6), "product_id": [1] * 6, "rating": [5] * 6, "text": [wording] * 6})
+        >>> reviews = pl.DataFrame({"row": range(6), "product_id": [1] * 6, "rating": [5] * 6})
         >>> at = [datetime(2026, 1, 1, hour) for hour in range(5)] + [datetime(2026, 6, 1)]
-        >>> reviews = reviews.with_columns(time=pl.Series(at), verified=pl.Series([False] * 5 + [True]))
+        >>> bought = pl.Series([False] * 5 + [True])
+        >>> reviews = reviews.with_columns(text=pl.lit(wording), time=pl.Series(at), verified=bought)
         >>> find_spam(reviews, pl.DataFrame({"product_id": [1], "seller_id": [9]}))["row"].to_list()
         [0, 1, 2, 3, 4]
     """
@@ -71,13 +72,14 @@ def find_spam(
         .join(products.select("product_id", "seller_id"), on="product_id", how="left")
         .sort("seller_id", "time", "row")
     )  # fmt: skip
-    span = f"{round(r.window.total_seconds() * 1000)}ms"
-    counts = table.rolling("time", period=f"{2 * round(r.window.total_seconds() * 1000)}ms", offset=f"-{span}",
-                           group_by="seller_id").agg(near=pl.len())  # fmt: skip
+    window = round(r.window.total_seconds() * 1000)
+    counts = table.rolling(
+        "time", period=f"{2 * window}ms", offset=f"-{window}ms", group_by="seller_id", closed="both"
+    ).agg(near=pl.len())
     table = table.with_columns(near=counts["near"])
     # Usual for the seller: reviews per window over the whole time the log covers.
     moment = table["time"].dt.timestamp("ms").to_numpy()
-    covered = max(np.ptp(moment) / (2000 * r.window.total_seconds()), 1.0) if table.height else 1.0
+    covered = max(np.ptp(moment) / (2 * window), 1.0) if table.height else 1.0
     usual = pl.len().over("seller_id") / covered
     pairs = near_duplicates(table, ["text"], ["seller_id"], attributes=None, least=r.alike)
     moments = table.select("row", "time")

@@ -38,7 +38,7 @@ def find_testers(
         shopper_id, reason str, ordered by shopper.
 
     Example:
-        >>> people = {"shopper_id": [1, 2], "email": ["ada@mail.org", "qa+7@mail.org"], "name": ["Ada", "Bob"]}
+        >>> people = {"shopper_id": [1, 2], "email": ["a@mail.org", "qa+7@mail.org"], "name": ["A", "B"]}
         >>> find_testers(pl.DataFrame(people))["shopper_id"].to_list()
         [2]
     """

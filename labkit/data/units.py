@@ -104,8 +104,9 @@ def grams_in_products(
         row i64, column str, factor f64, value f64, ordered by row.
 
     Example:
-        >>> sofas = {"row": range(5), "category": ["sofa"] * 5, "weight_kg": [40.0, 50.0, 60.0, 45.0, 45000.0]}
-        >>> grams_in_products(pl.DataFrame(sofas)).rows()
+        >>> weight = [40.0, 50.0, 60.0, 45.0, 45000.0]
+        >>> sofas = pl.DataFrame({"row": range(5), "category": ["sofa"] * 5, "weight_kg": weight})
+        >>> grams_in_products(sofas).rows()
         [(4, 'weight_kg', 1000.0, 45.0)]
     """
     known = products.filter(pl.col(weight) > 0)
@@ -147,7 +148,8 @@ def yuan_in_products(
         row i64, column str, factor f64, value f64, ordered by row.
 
     Example:
-        >>> goods = {"row": [0, 1, 2], "product_id": [0, 1, 2], "seller_id": [7, 7, 8], "price": [91.0, 18.2, 3.0]}
+        >>> goods = {"row": [0, 1, 2], "product_id": [0, 1, 2], "seller_id": [7, 7, 8]}
+        >>> goods["price"] = [91.0, 18.2, 3.0]
         >>> shown = pl.DataFrame({"product_id": [0, 2], "usual": [10.0, 3.0]})
         >>> yuan_in_products(pl.DataFrame(goods), shown).rows()
         [(0, 'price', 9.1, 10.0), (1, 'price', 9.1, 2.0)]
@@ -204,8 +206,8 @@ def looks_scaled(values: np.ndarray, factor: float, least: float = 0.001) -> boo
         least: the smallest share that counts as some.
 
     Example:
-        >>> looks_scaled(np.array([1.0, 1.2, 0.9, 1.1, 1100.0]), 1000), looks_scaled(np.array([1.0, 2.0]), 1000)
-        (True, False)
+        >>> looks_scaled(np.array([1.0, 1.2, 0.9, 1.1, 1100.0]), 1000)
+        True
     """
     kept = values[np.isfinite(values) & (values > 0)]
     if not len(kept):
