@@ -26,7 +26,18 @@ DESIGNS = 6
 FILMS = ("shine", "shade", "hole")  # inks without a body: light, shadow, and the backdrop seen through a gap
 _ROWS, _COLUMNS = (axis.astype(F) + F(0.5) for axis in np.mgrid[0:PIXELS, 0:PIXELS])
 # Accents of brands, and the bright colours of prints: apart from each other, none of them grey.
-_ACCENTS = ("#e4572e", "#17a398", "#3a6ea5", "#f2b134", "#8e4585", "#5fa55a", "#d94f70", "#1b998b", "#37506b", "#ed8b3b")
+_ACCENTS = (
+    "#e4572e",
+    "#17a398",
+    "#3a6ea5",
+    "#f2b134",
+    "#8e4585",
+    "#5fa55a",
+    "#d94f70",
+    "#1b998b",
+    "#37506b",
+    "#ed8b3b",
+)
 _PASTELS = ("#f6d9d5", "#d9e8f5", "#e2f0d9", "#fdf0cf", "#e6dcf2", "#d6efee", "#f3e3d3", "#cfd8dc")
 _RAINBOW = ("#d8485a", "#f0b63a", "#3f9fb5", "#6fae58", "#7d5aa8", "#f2ead8")
 
@@ -79,7 +90,9 @@ def draw(category: str, attributes: dict[str, str], brand: str, seed: int, produ
     return _render(category, attributes, brand, seed, product_id)[0]
 
 
-def silhouette(category: str, attributes: dict[str, str], brand: str, seed: int, product_id: int) -> np.ndarray:
+def silhouette(
+    category: str, attributes: dict[str, str], brand: str, seed: int, product_id: int
+) -> np.ndarray:
     """Which pixels of :func:`draw`'s picture show the product: (64, 64) bool. Takes the same arguments.
 
     Example:
@@ -142,7 +155,9 @@ def _render(
     """The picture, and how much of every pixel the product covers."""
     drawing = drawings().get(category)
     if drawing is None:
-        raise ValueError(f"There is no drawing of {category!r}; labkit/shop/drawings has one for every category.")
+        raise ValueError(
+            f"There is no drawing of {category!r}; labkit/shop/drawings has one for every category."
+        )
     rng = stream(seed, "pictures", product_id)
     scene = _scene(rng, drawing.tilt)
     design, across, down = _design(category, brand, attributes.get("line", ""), attributes.get("model", ""))
@@ -150,7 +165,9 @@ def _render(
     shape = outline(category, tuple(attributes.get(name, "") for name in drawing.decisive), design, form)
     zoom = _proportions(category, drawing, attributes)
     corners, u, v = _place(shape, scene, (zoom[0] * across, zoom[1] * down))
-    paint, left = _paint(shape, corners, _inks(drawing, shape, attributes, accent, design), scene, u, v, design)
+    paint, left = _paint(
+        shape, corners, _inks(drawing, shape, attributes, accent, design), scene, u, v, design
+    )
     picture = _photograph(paint, left, scene, rng)
     return picture, F(1) - left
 
@@ -158,7 +175,7 @@ def _render(
 def _scene(rng: np.random.Generator, tilt: float) -> Scene:
     r = [float(x) for x in rng.random(24)]
     t = (r[0] + r[1] - 1) * 0.075 * tilt  # the angle is about 2 t
-    zoom = 0.8 + 0.26 * r[2]
+    zoom = 0.76 + 0.24 * r[2]
     return Scene(
         turn=((1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)),
         zoom=((-zoom if r[3] < 0.3 else zoom) * (0.95 + 0.1 * r[4]), zoom),
@@ -202,12 +219,16 @@ def _proportions(category: str, drawing: Drawing, attributes: dict[str, str]) ->
     for axis, ranges in drawing.scales.items():
         for name, (least, most) in ranges.items():
             values = _orders()[category].get(name, ())
-            rank = values.index(attributes[name]) if attributes.get(name) in values else 0.5 * (len(values) - 1)
+            rank = (
+                values.index(attributes[name]) if attributes.get(name) in values else 0.5 * (len(values) - 1)
+            )
             factors[axis] *= least + (most - least) * rank / max(len(values) - 1, 1)
     return factors["size"] * factors["wide"], factors["size"] * factors["tall"]
 
 
-def _place(shape: Outline, scene: Scene, zoom: tuple[float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _place(
+    shape: Outline, scene: Scene, zoom: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Corners in pixels, and the sheet's coordinates of every pixel, on which textures lie."""
     (c, s), (cx, cy) = scene.turn, scene.centre
     zx, zy = scene.zoom[0] * zoom[0], scene.zoom[1] * zoom[1]
@@ -225,7 +246,9 @@ def _brightness(colour: tuple[float, float, float]) -> float:
     return 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2]
 
 
-def _inks(drawing: Drawing, shape: Outline, attributes: dict[str, str], accent: str, design: int) -> dict[str, Ink]:
+def _inks(
+    drawing: Drawing, shape: Outline, attributes: dict[str, str], accent: str, design: int
+) -> dict[str, Ink]:
     """The inks of the parts. For colour, surface, opacity and print, the first source that has one decides."""
     always = ink_table()["always"]
     inks = {}
@@ -288,14 +311,18 @@ def _paint(
         if name == "hole":
             left = left + amount[name]
             continue
-        colour = [F(min(channel * shift, 1.0)) for channel, shift in zip(ink.colour, scene.shift, strict=True)]
+        colour = [
+            F(min(channel * shift, 1.0)) for channel, shift in zip(ink.colour, scene.shift, strict=True)
+        ]
         surface = amount[name]
         if ink.texture:
             field = TEXTURES[ink.texture](u + F(scene.cloth[0]), v + F(scene.cloth[1]))
             surface = surface + surface * field
         layers = _printed(ink, colour, u, v, design) if ink.pattern else colour
         for channel in range(3):
-            paint[:, :, channel] += surface * layers[channel] + tones[name] * (F(0.5) * colour[channel] + F(0.1))
+            paint[:, :, channel] += surface * layers[channel] + tones[name] * (
+                F(0.5) * colour[channel] + F(0.1)
+            )
     return paint, left
 
 
@@ -316,11 +343,11 @@ def _photograph(paint: np.ndarray, left: np.ndarray, scene: Scene, rng: np.rando
     solid = F(1) - left
     soft = soften(solid, 2)
     dx, dy = scene.light
-    towards = np.roll(soft, (-dy, -dx), (0, 1))
+    towards = _moved(soft, -dy, -dx)
     ramp = (_COLUMNS - F(32)) * F(0.0016 * dx) + (_ROWS - F(32)) * F(0.0022 * dy)
     light = (F(1) + F(0.5) * (soft - towards) + ramp) * F(scene.exposure)
     backdrop = _backdrop(scene)
-    shadow = np.roll(soften(soft, 3), (3 - dy, 2 * -dx), (0, 1)) * F(-scene.shadow) + F(1)
+    shadow = _moved(soften(soft, 3), 3 - dy, -2 * dx) * F(-scene.shadow) + F(1)
     picture = paint * light[:, :, None] + backdrop * (shadow * left)[:, :, None]
     if scene.sticker[0] < 0.05:  # a seller's "new" or "sale"
         x, y = (9.0 if scene.sticker[1] < 0.5 else 55.0), (9.0 if scene.sticker[2] < 0.7 else 55.0)
@@ -329,6 +356,12 @@ def _photograph(paint: np.ndarray, left: np.ndarray, scene: Scene, rng: np.rando
         label = np.array(_rgb(_ACCENTS[int(scene.sticker[1] * len(_ACCENTS))]), dtype=F)
         picture = picture + (label - picture) * disc
     return _compressed(picture, rng)
+
+
+def _moved(field: np.ndarray, down: int, right: int) -> np.ndarray:
+    """The field, moved by whole pixels; its border fills what is left open."""
+    places = np.arange(PIXELS)
+    return field[np.clip(places - down, 0, PIXELS - 1)][:, np.clip(places - right, 0, PIXELS - 1)]
 
 
 def _backdrop(scene: Scene) -> np.ndarray:

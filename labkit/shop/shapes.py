@@ -36,7 +36,13 @@ Loop = list[Point]
 TONES = {"--": -0.5, "-": -0.24, "": 0.0, "+": 0.22, "++": 0.45}
 
 # A fifth of a turn: cosines and sines of 18, 54, ... degrees as constants, for machines differ in theirs.
-_STAR = ((0.0, -1.0), (0.951057, -0.309017), (0.587785, 0.809017), (-0.587785, 0.809017), (-0.951057, -0.309017))
+_STAR = (
+    (0.0, -1.0),
+    (0.951057, -0.309017),
+    (0.587785, 0.809017),
+    (-0.587785, 0.809017),
+    (-0.951057, -0.309017),
+)
 
 
 def _quarter(steps: int) -> Loop:
@@ -102,7 +108,10 @@ def _points(numbers: Iterable[float]) -> Loop:
 
 def _blob(*numbers: float) -> list[Loop]:
     corners = _points(numbers)
-    middles = [((a[0] + b[0]) / 2, (a[1] + b[1]) / 2) for a, b in zip(corners, corners[1:] + corners[:1], strict=True)]
+    middles = [
+        ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2)
+        for a, b in zip(corners, corners[1:] + corners[:1], strict=True)
+    ]
     path: Loop = []
     for index, corner in enumerate(corners):
         path += _bezier(middles[index - 1], corner, middles[index], 4)
@@ -286,7 +295,10 @@ MARKS: tuple[Callable[[float, float, float], list[Loop]], ...] = (
     lambda x, y, r: [[(x, y - 1.2 * r), (x + 1.2 * r, y), (x, y + 1.2 * r), (x - 1.2 * r, y)]],
     lambda x, y, r: _ring(x, y, 1.2 * r, 1.2 * r, 0.6 * r),
     lambda x, y, r: _stroke([(x - 1.3 * r, y - r), (x, y + 0.8 * r), (x + 1.3 * r, y - r)], 0.7 * r),
-    lambda x, y, r: [*_box(x - 1.2 * r, y - r, x - 0.3 * r, y + r), *_box(x + 0.3 * r, y - r, x + 1.2 * r, y + r)],
+    lambda x, y, r: [
+        *_box(x - 1.2 * r, y - r, x - 0.3 * r, y + r),
+        *_box(x + 0.3 * r, y - r, x + 1.2 * r, y + r),
+    ],
     lambda x, y, r: [[(x, y - 1.1 * r), (x + 1.2 * r, y + r), (x - 1.2 * r, y + r)]],
     lambda x, y, r: _star(x, y, 1.3 * r),
 )

@@ -53,7 +53,7 @@ def _gloss(u: Field, v: Field) -> Field:
 
 def _linen(u: Field, v: Field) -> Field:
     fine = _tiles()[0]
-    return F(0.08) * (_at(fine, u * F(0.15), v) + _at(fine, u, v * F(0.15)))
+    return F(0.05) * (_at(fine, u * F(0.15), v) + _at(fine, u, v * F(0.15)))
 
 
 def _boucle(u: Field, v: Field) -> Field:
@@ -66,7 +66,9 @@ def _ribs(u: Field, v: Field) -> Field:
 
 def _grain(u: Field, v: Field) -> Field:
     soft = _tiles()[1]
-    return F(0.1) * wave(v * F(0.16) + F(0.35) * _at(soft, u * F(0.2), v * F(0.5))) + F(0.06) * _at(soft, u * F(0.12), v * F(1.5))
+    return F(0.1) * wave(v * F(0.16) + F(0.35) * _at(soft, u * F(0.2), v * F(0.5))) + F(0.06) * _at(
+        soft, u * F(0.12), v * F(1.5)
+    )
 
 
 def _metal(u: Field, v: Field) -> Field:
@@ -86,7 +88,7 @@ def _denim(u: Field, v: Field) -> Field:
 
 
 def _weave(u: Field, v: Field) -> Field:
-    return F(0.24) * wave(u * F(0.2)) * wave(v * F(0.2)) + F(0.06) * wave(v * F(0.4))
+    return F(0.17) * wave(u * F(0.2)) * wave(v * F(0.2)) + F(0.06) * wave(v * F(0.4))
 
 
 def _speckle(u: Field, v: Field) -> Field:
