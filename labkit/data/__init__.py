@@ -6,7 +6,7 @@ Real data are never part of the project: they lie in the folders that ``LABKIT_D
 
 from labkit.data.clicks import click_rates
 from labkit.data.download import DownloadError
-from labkit.data.fetch import fetch
+from labkit.data.fetching import fetch
 from labkit.data.files import BadFile
 from labkit.data.schemas import Column, Schema, SchemaError, validate
 from labkit.data.sets import *  # noqa: F403  the loaders and declarations that labkit.data.sets lists

@@ -70,7 +70,7 @@ class DataSet:
 
     @property
     def fetchable(self) -> bool:
-        """Whether :func:`labkit.data.fetch.fetch` can download it."""
+        """Whether :func:`labkit.data.fetching.fetch` can download it."""
         return bool(self.published) and all(remote.url for remote in self.published.values())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 
 from labkit.data.checksums import mismatch, remember
@@ -47,13 +48,18 @@ def fetch(data: DataSet, into: Path | None = None) -> Path:
     try:
         for name, remote in data.published.items():
             inside = list(remote.members.values()) or [name]
-            if all((place / file).is_file() for file in inside) and not _other(place, name, remote):
+            if remote.members and all((place / file).is_file() for file in inside):
                 continue
-            if name == inside[0]:
+            there = not remote.members and (place / name).is_file()
+            if there and (not remote.checksum or _whole(place / name, remote.checksum)):
+                continue  # a file with other content is downloaded anew
+            if not remote.members:
                 download(remote.url, place / name, remote.checksum)
             else:
-                archive = download(remote.url, place / name, remote.checksum)
-                _unpack(archive, place, remote)
+                # An archive that is there is one that could not be unpacked for want of room or time.
+                if not _whole(place / name, remote.checksum):
+                    download(remote.url, place / name, remote.checksum)
+                _unpack(place / name, place, remote)
             if remote.members or not remote.checksum:
                 # An archive's members have no checksum of their own; theirs is taken once it was right.
                 remember(place, inside)
@@ -72,9 +78,9 @@ def fetch(data: DataSet, into: Path | None = None) -> Path:
         raise reason from None
 
 
-def _other(place: Path, name: str, remote: Remote) -> bool:
-    """Whether a file is there with other content than stated; it is then downloaded anew."""
-    return bool(remote.checksum and not remote.members and mismatch(place / name, remote.checksum))
+def _whole(path: Path, checksum: str) -> bool:
+    """Whether a file is there and has the checksum; never where no checksum is known."""
+    return bool(checksum) and path.is_file() and not mismatch(path, checksum)
 
 
 def _unpack(archive: Path, place: Path, remote: Remote) -> None:
@@ -90,16 +96,23 @@ def _unpack(archive: Path, place: Path, remote: Remote) -> None:
                     shutil.copyfileobj(source, sink, 1 << 20)
         for part in parts:
             part.replace(part.with_name(part.name.removesuffix(".part")))
-    except (zipfile.BadZipFile, EOFError) as error:
+        archive.unlink()
+    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
+        archive.unlink(missing_ok=True)
         raise DownloadError(
             f"{archive.name} from {remote.url} is not a whole zip file ({error}), so it was not kept; run "
             "the same command again."
         ) from None
     except KeyError as error:
+        archive.unlink(missing_ok=True)
         raise DownloadError(
             f"{archive.name} from {remote.url} has changed: {str(error.args[0]).rstrip('.')}."
+        ) from None
+    except OSError as error:
+        raise DownloadError(
+            f"{archive.name} could not be unpacked in {place} ({error.strerror or error}); make room and run "
+            "the same command again, nothing is downloaded twice."
         ) from None
     finally:
         for part in parts:
             part.unlink(missing_ok=True)
-        archive.unlink(missing_ok=True)
