@@ -20,6 +20,7 @@ How it is made, each stage from its own named random stream, so that a new stage
 and keeps the tables.
 """
 
-from labkit.shop.market import SIZES, Market, Size, generate, load, version
+from labkit.shop.making import SIZES, Size
+from labkit.shop.market import Market, generate, load, version
 
 __all__ = ["SIZES", "Market", "Size", "generate", "load", "version"]

@@ -8,6 +8,7 @@ from itertools import pairwise
 from labkit.shop.chance import Dice
 from labkit.shop.declarations import Brand, Category, Department
 from labkit.shop.listing import STYLES, Listing, write_listing
+from labkit.shop.listing_zh import write_listing_zh
 
 # A shop is sold by people with habits: most write plain listings, some hardly bother, some overdo it.
 SELLERS = 9  # of each department; each has its own style in each category
@@ -25,7 +26,8 @@ class Product:
     price: float
     title: str
     description: str
-    style: str = "standard"  # of the seller's prose
+    title_zh: str = ""
+    description_zh: str = ""
     seller: int = 0  # which of the department's sellers
 
 
@@ -46,6 +48,7 @@ def make_products(departments: list[Department], count: int, seed: int) -> list[
 def _fill(department: Department, category: Category, quota: int, seed: int) -> list[Product]:
     dice = Dice(seed, "products", department.name, category.name)
     words = Dice(seed, "listings", department.name, category.name)
+    words_zh = Dice(seed, "listings-zh", department.name, category.name)
     brands = dice.shuffled([b for b in department.brands.values() if category.name in b.makes])
     styles = [list(STYLE_WEIGHTS)[dice.weighted(list(STYLE_WEIGHTS.values()))] for _ in range(SELLERS)]
     products: list[Product] = []
@@ -73,7 +76,7 @@ def _fill(department: Department, category: Category, quota: int, seed: int) -> 
             products.append(
                 Product(
                     category.name, department.name, brand.name, line, model, attributes, price, title,
-                    description, style, seller
+                    description, *write_listing_zh(listing, words_zh), seller
                 )
             )  # fmt: skip
     return products

@@ -229,14 +229,14 @@ def make_queries(
     for kind in sorted(KINDS, key=lambda kind: kind != "vague"):
         quota = round(left * KINDS[kind] / share_left)
         share_left -= KINDS[kind]
-        found = _answerable(shoppers.drafts(kind), quota, facts, seen)
+        found = answerable(shoppers.drafts(kind), quota, facts, seen)
         left -= len(found)
         asked = [Query(text, kind, intent) for text, intent in found]
         kept += Dice(seed, "split", kind).shuffled(asked)
     return Dice(seed, "order").shuffled(_split(kept))
 
 
-def _answerable(drafts: Iterator[Draft], quota: int, facts: Facts, seen: set[str]) -> list[Draft]:
+def answerable(drafts: Iterator[Draft], quota: int, facts: Facts, seen: set[str]) -> list[Draft]:
     found: list[Draft] = []
     for _, (text, intent) in zip(range(60 * quota), drafts, strict=False):
         if len(found) == quota:

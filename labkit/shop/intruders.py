@@ -1,0 +1,199 @@
+"""Those in the log who are not shoppers: bots of three kinds, and the shop's own test accounts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import polars as pl
+
+from labkit.shop.calendar import DAYS, MIDNIGHT, START
+from labkit.shop.chance import Dice
+from labkit.shop.replay import SCREENS, SURFACES, Year
+
+SCRAPERS, FRAUDS, CRAWLERS, TESTERS = "scraper", "click fraud", "crawler", "test account"
+
+
+@dataclass(frozen=True)
+class Intruders:
+    """Their accounts and what they did.
+
+    Attributes:
+        shoppers: columns of the shoppers table, and kind i8 (BOT or TEST), what (str).
+        events: columns of the events table, and kind.
+    """
+
+    shoppers: pl.DataFrame
+    events: pl.DataFrame
+
+    BOT = 1
+    TEST = 2
+    MOST = 4_096  # accounts at most
+
+
+def make_intruders(year: Year, accounts: pl.DataFrame, seed: int) -> Intruders:
+    """Draw about one bot for a hundred shoppers (at least two of each kind), and a few testers.
+
+    Scrapers ask again and again at even pauses, all over the catalogue, and hardly click. Click frauds click
+    one seller's products wherever they stand and buy nothing. Crawlers click whatever is there, in a second
+    or two. Testers buy at a penny.
+
+    Args:
+        year: what can be asked, at which price.
+        accounts: the shoppers table, whose columns and ids go on.
+        seed: of the market.
+    """
+    dice = Dice(seed, "intruders")
+    each = max(2, min(1200, round(len(year.crowd.taste) / 300)))
+    kinds = [SCRAPERS] * each + [FRAUDS] * each + [CRAWLERS] * each + [TESTERS] * max(2, min(40, each // 2))
+    logs: list[dict[str, np.ndarray]] = []
+    people = []
+    session = int(year.visits.session[-1]) + 1
+    for number, kind in enumerate(kinds):
+        who = accounts.height + number
+        people.append(_account(who, kind, dice))
+        for second in _starts(kind, dice):
+            log = _session(year, kind, who, session, second, dice)
+            session += 1
+            logs.append(log)
+    names = (
+        "session_id",
+        "shopper_id",
+        "second",
+        "asked",
+        "product_id",
+        "position",
+        "clicked",
+        "carted",
+        "bought",
+    )
+    merged = {name: np.concatenate([log[name] for log in logs]) for name in names}
+    kept = {"shopper_id": pl.Int32, "birth_year": pl.Int16}
+    return Intruders(pl.DataFrame(people, schema_overrides=kept), _events(year, merged, kinds, accounts.height))
+
+
+def _account(who: int, kind: str, dice: Dice) -> dict[str, object]:
+    tester = kind == TESTERS
+    return {
+        "shopper_id": who,
+        "name": f"Test Account {who}" if tester else f"{dice.one(['Alex', 'Kim', 'Lee', 'Max'])} {dice.one(['Gray', 'Stone', 'Field'])}",
+        "email": f"qa+{who}@persimmon.test" if tester else f"m{dice.below(10**6)}{who}@post.example",
+        "phone": f"07700 9{dice.below(100_000):05d}",
+        "postcode": f"N{1 + dice.below(19)} {1 + dice.below(9)}AA",
+        "city": "London",
+        "birth_year": 1970 + dice.below(30),
+        "lang": "en",
+        "device": dice.one(["desktop", "phone"]),
+        "income_band": "middle",
+        "joined": START - timedelta(days=1 + dice.below(300)),
+        "kind": Intruders.TEST if tester else Intruders.BOT,
+        "what": kind,
+    }  # fmt: skip
+
+
+def _starts(kind: str, dice: Dice) -> list[int]:
+    """The seconds at which the sessions of an account begin."""
+    if kind == SCRAPERS:
+        # A job that runs every few days at the same minute.
+        every, first, minute = 3 + dice.below(12), dice.below(60), dice.below(1440)
+        days = range(first, DAYS - 1, every)
+        return [day * 86_400 + minute * 60 + dice.below(20) for day in days][:8]
+    count = {FRAUDS: 25 + dice.below(25), CRAWLERS: 6 + dice.below(10), TESTERS: 5 + dice.below(6)}[kind]
+    base = dice.below(DAYS - 60)
+    days = [base + dice.below(55) for _ in range(count)]
+    if kind == TESTERS:
+        return [day * 86_400 + (9 + dice.below(8)) * 3600 + dice.below(3600) for day in days]
+    return [day * 86_400 + dice.below(86_400 - 7200) for day in days]
+
+
+def _session(year: Year, kind: str, who: int, session: int, second: int, dice: Dice) -> dict[str, np.ndarray]:
+    demand, shelf = year.demand, year.shelf
+    requests = {SCRAPERS: 10 + dice.below(12), FRAUDS: 1 + dice.below(3), CRAWLERS: 5 + dice.below(12)}.get(
+        kind, 2
+    )
+    step = {SCRAPERS: 4 + who % 9, FRAUDS: 20, CRAWLERS: 3}.get(kind, 40)
+    rival = int(shelf.seller[(who * 7919) % len(shelf.seller)])  # whom a fraud clicks out of his budget
+    category = int(shelf.category[(who * 7919) % len(shelf.category)])
+    parts = []
+    for number in range(requests):
+        if kind == FRAUDS:
+            asked = demand.queries + category
+        else:
+            asked = dice.below(demand.queries)
+        at = min(
+            second + number * step + (dice.below(step) if kind in (FRAUDS, TESTERS) else 0), DAYS * 86_400 - 1
+        )
+        day = at // 86_400
+        pool = demand.pool[asked]
+        if kind == FRAUDS:  # scrolls to wherever the rival stands
+            pool = np.concatenate([pool[shelf.seller[pool] == rival][:2], pool])
+            pool = pool[np.sort(np.unique(pool, return_index=True)[1])]
+            pool = np.array(dice.shuffled(pool[:10].tolist()), dtype=np.int64)
+        gone = year.prices.gone[pool]
+        there = (shelf.launched[pool] <= day) & ((day < gone[:, 0]) | (day >= gone[:, 1]))
+        shown = pool[there][:10]
+        roll = dice.rng.random(len(shown))
+        clicked = {
+            SCRAPERS: roll < 0.01,
+            FRAUDS: (shelf.seller[shown] == rival) & (roll < 0.9),
+            CRAWLERS: roll < 0.92,
+            TESTERS: np.arange(len(shown)) == 0,
+        }[kind]
+        bought = clicked & (kind == TESTERS)
+        parts.append(
+            (
+                np.full(len(shown), at),
+                np.full(len(shown), asked),
+                shown,
+                np.arange(1, len(shown) + 1),
+                clicked,
+                bought,
+            )
+        )
+    at, asked_, product, position, clicked, bought = (
+        np.concatenate(column) for column in zip(*parts, strict=True)
+    )
+    return {
+        "session_id": np.full(len(at), session),
+        "shopper_id": np.full(len(at), who),
+        "second": at,
+        "asked": asked_,
+        "product_id": product,
+        "position": position,
+        "clicked": clicked,
+        "carted": bought,
+        "bought": bought,
+    }  # fmt: skip
+
+
+def _events(year: Year, log: dict[str, np.ndarray], kinds: list[str], first: int) -> pl.DataFrame:
+    order = np.argsort(log["second"], kind="stable")
+    log = {name: values[order] for name, values in log.items()}
+    day = log["second"] // 86_400
+    price = np.empty(len(day))
+    for today in np.unique(day):
+        rows = day == today
+        price[rows] = year.prices.of(int(today))[log["product_id"][rows]]
+    test = np.array([kind == TESTERS for kind in kinds])[log["shopper_id"] - first]
+    price[test] = 0.01
+    queries = year.demand.queries
+    home = log["asked"] >= queries
+    return pl.DataFrame(
+        {
+            "session_id": log["session_id"].astype(np.int32),
+            "shopper_id": log["shopper_id"].astype(np.int32),
+            "time": np.datetime64(MIDNIGHT, "ms") + log["second"] * np.timedelta64(1000, "ms"),
+            "surface": pl.Series(home.astype(np.uint8)).cat.to(SURFACES),
+            "query_id": pl.Series(log["asked"].astype(np.int32)).set(pl.Series(home), None),
+            "device": pl.Series(((log["shopper_id"] % 2) == 0).astype(np.uint8)).cat.to(SCREENS),
+            "product_id": log["product_id"].astype(np.int32),
+            "position": log["position"].astype(np.int8),
+            "price": price,
+            "clicked": log["clicked"],
+            "carted": log["carted"],
+            "bought": log["bought"],
+            "returned": np.zeros(len(day), dtype=bool),
+            "kind": np.where(test, Intruders.TEST, Intruders.BOT).astype(np.int8),
+        }
+    )
