@@ -94,7 +94,9 @@ def behaviour(
         .agg(
             sessions=pl.len(),
             days=pl.col("start").dt.date().n_unique(),
-            spread=pl.when(gap.count() >= 4).then((gap.quantile(0.75) - gap.quantile(0.25)) / gap.median()),
+            spread=pl.when(gap.count() >= 4).then(
+                (gap.quantile(0.75, "linear") - gap.quantile(0.25, "linear")) / gap.median()
+            ),
             shown=pl.col("shown").sum(),
             clicks=pl.col("clicks").sum(),
             bought=pl.col("bought").sum(),
