@@ -100,16 +100,16 @@ def scan_table(
             hint = f": its first line has one column when split at {_WORDS.get(separator, separator)}; "
             hint += f"it seems to be separated by {_WORDS[other]}"
         else:
-            hint = f" (there are {', '.join(header[:30])})"
+            there = ", ".join(header)
+            hint = f" (there are {there if len(there) < 200 else there[:200] + ' …'})"
         raise missing_column(path, missing, hint)
-    chosen = [name for name in names.values() if name in columns]
+    chosen = [pl.col(theirs).alias(ours) for theirs, ours in names.items() if ours in columns]
     return pl.scan_csv(
         path,
         separator=separator,
         schema_overrides={theirs: columns.get(ours, pl.String) for theirs, ours in names.items()},
         infer_schema=False,
         null_values=nulls,
-        with_column_names=lambda header: [names.get(name, name) for name in header],
     ).select(chosen)
 
 

@@ -59,7 +59,7 @@ def load_wands() -> JudgedSearch:
     )
     queries = read_table(folder / "query.csv", _QUERY, separator="\t")
     labels = read_table(folder / "label.csv", _LABEL, separator="\t")
-    validate(labels, _LABELS, table="label.csv", references={"product.csv": products, "query.csv": queries})
+    validate(labels, _LABELS, table="label.csv", references={"products": products, "queries": queries})
     rated = labels.join(queries, on="query_id").select(
         text="query",
         key=pl.col("product_id").cast(pl.String),
@@ -125,8 +125,8 @@ _LABEL = {"id": pl.Int64, "query_id": pl.Int64, "product_id": pl.Int64, "label":
 _LABELS = Schema(
     "label.csv",
     {
-        "query_id": Column(pl.Int64, 0),
-        "product_id": Column(pl.Int64, 0),
+        "query_id": Column(pl.Int64, 0, to="queries.query_id"),
+        "product_id": Column(pl.Int64, 0, to="products.product_id"),
         "label": Column(pl.String, among=tuple(GRADES)),
     },
     key=("query_id", "product_id"),
