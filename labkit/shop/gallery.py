@@ -44,6 +44,21 @@ TEXT = {
         "photograph": "只换拍摄条件",
     },
 }
+DEPARTMENTS_ZH = {
+    "furniture": "家具",
+    "kitchen": "厨房",
+    "computing": "电脑办公",
+    "audio and phones": "影音与手机",
+    "bed, bath and textiles": "家纺",
+    "clothing": "服装",
+    "shoes, bags and luggage": "鞋靴箱包",
+    "sports and outdoors": "运动户外",
+    "baby": "母婴",
+    "toys and games": "玩具与桌游",
+    "beauty and care": "美妆个护",
+    "garden and DIY": "园艺与五金",
+    "pets": "宠物",
+}
 _COLUMNS = 10
 _CELL = 1.3  # a picture is 1 wide and high, the rest is its caption and the gap
 
@@ -108,7 +123,7 @@ def _draw_row(axes: Any, row: Row, top: float) -> None:
 
 
 def _examples(products: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    """One product of every category that the market sells, not always the first: their colours would be alike."""
+    """One product of every category on sale; not always the first, or their colours would be alike."""
     found = {}
     for number, (_, shelf) in enumerate(products.group_by("category", maintain_order=True)):
         row = shelf.row(number * 5 % min(shelf.height, 23), named=True)
@@ -119,19 +134,19 @@ def _examples(products: pl.DataFrame) -> dict[str, dict[str, Any]]:
 def _shelves(examples: dict[str, dict[str, Any]], seed: int, lang: str) -> Iterator[Row]:
     for department in departments().values():
         names = [name for name in department.categories if name in examples]
-        title = department.name if lang == "en" else chinese()[department.name].name
+        title = _wrapped(department.name) if lang == "en" else DEPARTMENTS_ZH[department.name]
         for start in range(0, len(names), _COLUMNS):
             cells = []
             for name in names[start : start + _COLUMNS]:
                 row = examples[name]
                 picture = draw(name, row["attributes"], row["brand"], seed, row["product_id"])
                 cells.append((_noun(name, lang), picture))
-            yield ("" if start else _wrapped(title, lang)), cells
+            yield ("" if start else title), cells
 
 
-def _wrapped(title: str, lang: str) -> str:
+def _wrapped(title: str) -> str:
     """The heading in at most two lines."""
-    if lang == "zh" or len(title) < 16:
+    if len(title) < 16:
         return title
     words = title.split()
     return " ".join(words[: (len(words) + 1) // 2]) + "\n" + " ".join(words[(len(words) + 1) // 2 :])

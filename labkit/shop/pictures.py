@@ -1,8 +1,8 @@
 """A picture of every product: 64 x 64 RGB pixels that follow from its structured facts alone.
 
-What the product is decides the outline (``drawings/*.yaml``, read by ``shapes``), its attributes decide colour,
-surface, print and proportions, its brand leaves a small mark. How the picture was taken is chance, one named
-stream per product: pose, light, background, the seller's stickers, the grain of a compressed photograph.
+What the product is decides the outline (``drawings/*.yaml``, read by ``shapes``), its attributes decide
+colour, surface, print and proportions, its brand leaves a small mark. How the picture was taken is chance, from
+a named stream for each product: pose, light, backdrop, stickers, the grain of a compressed photograph.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def draw(category: str, attributes: dict[str, str], brand: str, seed: int, produ
         product_id: the same facts under another number are another photograph of the same thing.
 
     Returns:
-        (64, 64, 3) uint8: rows from the top, columns from the left, red, green, blue. The same on every machine.
+        (64, 64, 3) uint8: rows from the top, columns from the left, red, green, blue; the same everywhere.
 
     Raises:
         ValueError: Nobody has drawn this category.
@@ -249,7 +249,7 @@ def _brightness(colour: tuple[float, float, float]) -> float:
 def _inks(
     drawing: Drawing, shape: Outline, attributes: dict[str, str], accent: str, design: int
 ) -> dict[str, Ink]:
-    """The inks of the parts. For colour, surface, opacity and print, the first source that has one decides."""
+    """The inks of the parts. The first source that has a colour (surface, opacity, print) decides it."""
     always = ink_table()["always"]
     inks = {}
     for name in dict.fromkeys(shape.inks):
@@ -381,7 +381,7 @@ def _backdrop(scene: Scene) -> np.ndarray:
 
 
 def _compressed(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What JPEG does: colour at half the resolution, brightness off by a little in every 8 x 8 block; grain."""
+    """What JPEG does (coarse colour, 8 x 8 blocks a little too bright or dark), and a sensor's grain."""
     level = (picture[:, :, 0] * F(0.3) + picture[:, :, 1] * F(0.59)) + picture[:, :, 2] * F(0.11)
     hue = picture - level[:, :, None]
     quarter = F(0.25)

@@ -24,8 +24,8 @@ def coverage(corners: np.ndarray, following: np.ndarray, part: np.ndarray, first
     """How much of every pixel each part covers.
 
     On each scan line an edge adds its direction to all that lies right of it, exactly in x; the sum over a
-    closed outline is 1 inside and 0 outside (signed-area accumulation, as font renderers do it). Where outlines
-    of one part overlap they count once; a loop that runs the other way round cuts a hole.
+    closed outline is 1 inside and 0 outside (signed-area accumulation, as font renderers do it). Where
+    outlines of one part overlap they count once; a loop that runs the other way round cuts a hole.
 
     Args:
         corners: (E, 2) float64, x and y in pixels.

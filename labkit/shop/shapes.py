@@ -1,9 +1,9 @@
 """Reads the drawings (``drawings/*.yaml``) and turns their parts into polygons.
 
-A drawing is a list of parts, from the back to the front, on a sheet of 64 x 64 units with y downwards. A part is
-one line, ``ink kind numbers``; a part under ``attribute=value,value`` (or ``attribute!=value``) is drawn only
-for products that have (or lack) the value. ``-`` and ``+`` behind an ink make it darker and lighter, ``*``
-behind a kind draws the part a second time, mirrored at the middle. The kinds:
+A drawing is a list of parts, from the back to the front, on a sheet of 64 x 64 units with y downwards. A part
+is one line, ``ink kind numbers``; a part under ``attribute=value,value`` (or ``attribute!=value``) is drawn
+only for products that have (or lack) the value. ``-`` and ``+`` behind an ink make it darker and lighter,
+``*`` behind a kind draws the part a second time, mirrored at the middle. The kinds:
 
     box x0 y0 x1 y1 [r]        a rectangle, its corners rounded by r
     frame x0 y0 x1 y1 r w      the outline of a box, w wide
@@ -12,7 +12,7 @@ behind a kind draws the part a second time, mirrored at the middle. The kinds:
     ell cx cy rx ry            an ellipse
     ring cx cy rx ry w         the outline of an ellipse, w wide
     line w x y x y ...         a stroke through the points
-    curve w x y cx cy x y ...  a stroke along quadratic Bezier curves: point, control, point, control, point ...
+    curve w x y cx cy x y ...  a stroke along quadratic Bezier curves: point, control, point, control ...
     dots x0 y0 x1 y1 nx ny r   nx times ny discs, evenly spread
     cells x0 y0 x1 y1 nx ny g  nx times ny boxes with gaps of g
     star cx cy r               a star with five points
@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def _blob(*numbers: float) -> list[Loop]:
 def _stroke(path: Loop, width: float) -> list[Loop]:
     """One capsule for each piece of the path; overlaps count once, for coverage is cut at 1."""
     half, loops = width / 2, []
-    for (ax, ay), (bx, by) in zip(path, path[1:], strict=False):
+    for (ax, ay), (bx, by) in pairwise(path):
         dx, dy = bx - ax, by - ay
         length = float(np.sqrt(dx * dx + dy * dy))
         if length == 0:
@@ -248,7 +249,7 @@ def _load(path: Path) -> dict[str, Any]:
 def _drawing(category: str, entry: dict[str, Any]) -> Drawing:
     parts = tuple(_parts(category, entry["draw"], ()))
     decisive = {name for part in parts for name, _, _ in part.conditions if name != "design"}
-    scales = {
+    scales: dict[str, dict[str, tuple[float, float]]] = {
         axis: {name: (float(low), float(high)) for name, (low, high) in entry[axis].items()}
         for axis in ("size", "wide", "tall")
         if axis in entry
