@@ -98,7 +98,7 @@ class Desk:
             # Two accounts of one quarter's figures would contradict each other.
             if event.kind == "report" and event.topic != "earnings" and dice.happens(0.5):
                 more = rules.write(rule, dice, words)
-                body += [more] if more[:20] != body[0][:20] else []
+                body += [more] if more[:12] != body[0][:12] else []
             if dice.happens(0.45):
                 body.append(rules.write("background", dice, words))
         sources = ("filing", "wire", "paper") if event.kind == "notice" else ("wire", "wire", "paper")
