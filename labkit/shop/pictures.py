@@ -1,7 +1,7 @@
 """A picture of every product: 64 x 64 RGB pixels that follow from its structured facts alone.
 
 What the product is decides the outline (``drawings/*.yaml``, read by ``shapes``), its attributes decide
-colour, surface, print and proportions, its brand leaves a small mark. How the picture was taken is chance, from
+colour, surface, print and proportions, its brand leaves a small mark. How the picture was taken is chance,
 a named stream for each product: pose, light, backdrop, stickers, the grain of a compressed photograph.
 """
 
@@ -174,14 +174,14 @@ def _render(
 
 def _scene(rng: np.random.Generator, tilt: float) -> Scene:
     r = [float(x) for x in rng.random(24)]
-    t = (r[0] + r[1] - 1) * 0.075 * tilt  # the angle is about 2 t
-    zoom = 0.76 + 0.24 * r[2]
+    t = (r[0] + r[1] - 1) * 0.095 * tilt  # the angle is about 2 t
+    zoom = 0.7 + 0.3 * r[2]
     return Scene(
         turn=((1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)),
         zoom=((-zoom if r[3] < 0.3 else zoom) * (0.95 + 0.1 * r[4]), zoom),
-        centre=(32 + (r[5] + r[6] - 1) * 5, 32 + (r[7] + r[8] - 1) * 5),
+        centre=(32 + (r[5] + r[6] - 1) * 6.5, 32 + (r[7] + r[8] - 1) * 6),
         light=((-2, -1, 1, 2)[int(r[9] * 4)], (-2, -1)[int(r[10] * 2)]),
-        exposure=0.9 + 0.2 * r[11],
+        exposure=0.93 + 0.16 * r[11],
         shift=tuple(0.96 + 0.08 * (0.5 * x + 0.5 * r[12]) for x in r[13:16]),  # type: ignore[arg-type]
         backdrop=(r[16], r[17], r[18], r[19]),
         shadow=0.18 + 0.4 * r[20],

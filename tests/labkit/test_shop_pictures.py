@@ -24,10 +24,12 @@ from labkit.shop.pictures import draw, draw_many, silhouette
 from labkit.shop.raster import coverage
 from labkit.shop.shapes import KINDS, drawings, ink_table
 
-CATEGORIES: dict[str, Category] = {name: c for d in departments().values() for name, c in d.categories.items()}
+CATEGORIES: dict[str, Category] = {
+    name: c for d in departments().values() for name, c in d.categories.items()
+}
 # Pictures of seed 0 as every machine must make them. Whoever changes a drawing on purpose puts here what the
 # failing test prints.
-GOLDEN = "?"
+GOLDEN = "cf7c275927b7434c"
 FINGERPRINT = """
 import hashlib
 from labkit.shop.pictures import draw
@@ -63,7 +65,9 @@ def test_no_function_whose_rounding_differs_between_machines() -> None:
     folder = Path(sys.modules["labkit.shop.pictures"].__file__ or "").parent
     for name in ("pictures", "shapes", "raster", "textures"):
         text = (folder / f"{name}.py").read_text(encoding="utf-8")
-        assert not re.search(r"np\.(sin|cos|exp|log|power|sum|mean|dot|matmul|einsum)\b|\*\*(?=[\d(]| \d)| @ ", text), name
+        assert not re.search(
+            r"np\.(sin|cos|exp|log|power|sum|mean|dot|matmul|einsum)\b|\*\*(?=[\d(]| \d)| @ ", text
+        ), name
 
 
 def test_a_picture_is_64_by_64_and_another_product_is_another_picture() -> None:
@@ -245,7 +249,9 @@ def test_there_is_signal_and_there_is_nuisance() -> None:
             labels.append(label)
     x, m, y = np.stack(pixels) - 0.7, np.stack(masks).astype(np.float32), np.array(labels)
     train = np.arange(len(y)) % 3 != 0
-    linear = LogisticRegression(C=0.1, max_iter=60, tol=0.01).fit(x[train], y[train]).score(x[~train], y[~train])
+    linear = (
+        LogisticRegression(C=0.1, max_iter=60, tol=0.01).fit(x[train], y[train]).score(x[~train], y[~train])
+    )
     both = m[~train] @ m[train].T
     overlap = both / (m[~train].sum(1)[:, None] + m[train].sum(1)[None, :] - both)
     outline = float((y[train][overlap.argmax(axis=1)] == y[~train]).mean())
