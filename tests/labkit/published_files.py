@@ -165,6 +165,30 @@ HILLSTROM = {
     b"6,3) $200 - $350,329.08,1,1,Rural,1,Web,No E-Mail,1,1,12.5\n"
 }
 
+AFFINITIES = ",".join(f"user-item_affinity_{i}" for i in range(2))
+LOGGED = (
+    f",timestamp,item_id,position,click,propensity_score,user_feature_0,user_feature_1,user_feature_2,"
+    f"user_feature_3,{AFFINITIES}\n"
+    "0,2019-11-24 00:01:03.979311+00:00,1,2,0,0.5,cef3,2d03,c2e4,c39b,0.0,1.5\n"
+    "1,2019-11-24 00:01:45.406608+00:00,0,1,1,0.25,cef3,f1c2,7bc9,9bde,0.0,0.0\n"
+).encode()
+ITEMS = (
+    b",item_id,item_feature_0,item_feature_1,item_feature_2,item_feature_3\n0,0,-0.67,ceca,eb6f,7950\n"
+    b"1,1,0.75,270d,eb6f,7950\n"
+)
+BANDIT = {
+    **{f"{policy}_{part}.csv": LOGGED for policy in ("random", "bts") for part in ("men", "women")},
+    **{f"item_context_{part}.csv": ITEMS for part in ("men", "women")},
+}
+
+ZH = {
+    "online_shopping_10_cats.csv": (
+        'cat,label,review\n书籍,1,\ufeff很好\n平板,0,"差，\n很差"\n水果,1,\n'.encode()
+    ),
+    "waimai_10k.csv": "label,review\n1,很快\n0,太慢\n".encode(),
+    "hotel_7766.csv": "label,review\n1,安静\n".encode(),
+}
+
 OFFER = "COL name VAL {} COL description VAL  COL price VAL {}"
 # U+2028 ends a line for Python, not in this file.
 PAIRS = (f"{OFFER}\t{OFFER}\t1\n" * 2).format(

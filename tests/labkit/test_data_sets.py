@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from published_files import (
     AMAZON,
+    BANDIT,
     BANKING,
     ESCI,
     HILLSTROM,
@@ -17,6 +18,7 @@ from published_files import (
     ML_CSV,
     RETAILROCKET,
     WANDS,
+    ZH,
     place,
 )
 
@@ -170,6 +172,26 @@ def test_banking77_and_hillstrom_as_published(shelf):
         ("No E-Mail", 1, 1, 1, 12.5),
         ("Womens E-Mail", 1, 0, 0, 0),
     ]
+
+
+def test_open_bandit_and_chinese_reviews_as_published(shelf):
+    place(shelf, "open_bandit_small", BANDIT)
+    data = labdata.load_open_bandit("bts", "women")
+    assert data.items.rows() == [(0, -0.67, "ceca", "eb6f", "7950"), (1, 0.75, "270d", "eb6f", "7950")]
+    assert data.log.select("item_id", "position", "clicked", "propensity").rows() == [
+        (1, 2, False, 0.5),
+        (0, 1, True, 0.25),
+    ]
+    assert data.log["user-item_affinity_1"].to_list() == [1.5, 0.0]
+    assert str(data.log["time"][0]) == "2019-11-24 00:01:03.979311+00:00"
+    place(shelf, "zh_reviews_chinesenlpcorpus", ZH)
+    reviews = labdata.load_zh_reviews().rows
+    assert reviews.select("text", "label", "category").rows() == [
+        ("很好", "positive", "书籍"),
+        ("差，\n很差", "negative", "平板"),
+    ]
+    assert labdata.load_zh_reviews("delivery").rows["text"].to_list() == ["很快", "太慢"]
+    assert labdata.load_zh_reviews("hotel").rows.height == 1
 
 
 def test_product_matching_as_published(shelf):

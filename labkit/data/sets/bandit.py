@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import polars as pl
 
-from labkit.data.files import read_parquet
+from labkit.data.files import read_parquet, read_table
 from labkit.data.schemas import INTEGER, Column, Schema, validate
-from labkit.data.sources import DataSet, locate
+from labkit.data.sources import DataSet, Remote, find
 from labkit.data.tables import LoggedBandit
+
+_COMMIT = "8cbd5fa4558b7ad2ba4781546d6604e4cc3e07c4"
+_RAW = f"https://raw.githubusercontent.com/st-tech/zr-obp/{_COMMIT}/obd"
 
 OPEN_BANDIT = DataSet(
     name="open_bandit_small",
     title="Open Bandit, 4 x 10 000 logged recommendations of a fashion shop with their probabilities",
-    source="https://github.com/st-tech/zr-obp (commit 8cbd5fa4558b7ad2ba4781546d6604e4cc3e07c4), folder obd",
+    source=f"https://github.com/st-tech/zr-obp (commit {_COMMIT}), folder obd",
     licence="Apache-2.0. Saito et al., Open Bandit Dataset and Pipeline, arXiv 2008.07146.",
     files={
         "random_men.parquet": "181b82ba812ad00a78b829064fb2d07f5bcc0bf6450f1e426df0037e9debba05",
@@ -21,6 +24,25 @@ OPEN_BANDIT = DataSet(
         "bts_women.parquet": "86e35f8be600b69a344499089302827d38dc629f3b5719640446dda56900ca1d",
         "item_context_men.parquet": "8b4bcdb5da7966d8baef4cf0aed0c12ffc488d3fa94c6f718027fad73cf9f8d2",
         "item_context_women.parquet": "5909e17ba4a75f08c2fc92f4a9b8e6a37cfd677749e76f7638eacba14fd36681",
+    },
+    published={
+        "random_men.csv": Remote(
+            f"{_RAW}/random/men/men.csv", "git:e99ba925c30ccd537a554ce8ea2104a005c6f49e"
+        ),
+        "random_women.csv": Remote(
+            f"{_RAW}/random/women/women.csv", "git:630e72022583db451326bb4f7c23e4f4130708fb"
+        ),
+        "bts_men.csv": Remote(f"{_RAW}/bts/men/men.csv", "git:fbd217ad69b08f6dc338c7e2180cd8da16fcf658"),
+        "bts_women.csv": Remote(
+            f"{_RAW}/bts/women/women.csv", "git:d2a3ac87a545e428241c94e2b6549a386a323a80"
+        ),
+        # The items are the same for both policies.
+        "item_context_men.csv": Remote(
+            f"{_RAW}/random/men/item_context.csv", "git:a60a504367e3e2d9eb6e89be1d8a7aa72db3313c"
+        ),
+        "item_context_women.csv": Remote(
+            f"{_RAW}/random/women/item_context.csv", "git:421c9b7f3306232a758e41aefee883fe07014bfe"
+        ),
     },
 )
 
@@ -47,11 +69,18 @@ def load_open_bandit(policy: str = "random", campaign: str = "men") -> LoggedBan
         raise ValueError(
             f"There is no log {policy!r}, {campaign!r}; policies are random, bts, campaigns men, women."
         )
-    folder = locate(OPEN_BANDIT)
-    path = folder / f"{policy}_{campaign}.parquet"
-    items = read_parquet(folder / f"item_context_{campaign}.parquet", _ITEMS)
+    folder, edition = find(OPEN_BANDIT)
+    if edition == "prepared":
+        path = folder / f"{policy}_{campaign}.parquet"
+        items = read_parquet(folder / f"item_context_{campaign}.parquet", _ITEMS)
+        logged = read_parquet(path, _LOG)
+    else:
+        path = folder / f"{policy}_{campaign}.csv"
+        items = read_table(folder / f"item_context_{campaign}.csv", _ITEM_COLUMNS)
+        affinities = {f"user-item_affinity_{i}": pl.Float32 for i in range(items.height)}
+        logged = validate(read_table(path, {**_LOG_COLUMNS, **affinities}), _LOG, table=path.name)
     items = items.with_columns(pl.col("item_id").cast(pl.Int32)).sort("item_id")
-    log = read_parquet(path, _LOG).select(
+    log = logged.select(
         pl.col("timestamp").str.to_datetime(time_unit="us", time_zone="UTC", strict=False).alias("time"),
         pl.col("item_id").cast(pl.Int32),
         pl.col("position").cast(pl.Int8),
@@ -60,11 +89,24 @@ def load_open_bandit(policy: str = "random", campaign: str = "men") -> LoggedBan
         pl.col("^user_feature_.*$"),
         pl.col("^user-item_affinity_.*$"),
     )
-    validate(items, "bandit.items", table=f"item_context_{campaign}.parquet")
+    validate(items, "bandit.items", table=f"item_context_{campaign}{path.suffix}")
     validate(log, "bandit.log", table=path.name, references={"items": items})
     return LoggedBandit(OPEN_BANDIT.name, log, items, policy, campaign)
 
 
+_ITEM_COLUMNS = {
+    "item_id": pl.Int64,
+    "item_feature_0": pl.Float64,
+    **{f"item_feature_{i}": pl.String for i in (1, 2, 3)},
+}
+_LOG_COLUMNS = {
+    "timestamp": pl.String,
+    "item_id": pl.Int64,
+    "position": pl.Int64,
+    "click": pl.Int64,
+    "propensity_score": pl.Float64,
+    **{f"user_feature_{i}": pl.String for i in range(4)},
+}
 _ITEMS = Schema("items", {"item_id": Column(INTEGER, 0)}, key=("item_id",))
 _LOG = Schema(
     "log",

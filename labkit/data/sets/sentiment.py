@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import polars as pl
 
-from labkit.data.files import read_parquet
+from labkit.data.files import read_parquet, read_table
 from labkit.data.schemas import INTEGER, Column, Schema, validate
-from labkit.data.sources import DataSet, locate
+from labkit.data.sources import DataSet, Remote, find, locate
 from labkit.data.tables import LabelledText
+
+_COMMIT = "a0b781d72158bde242c0626c9e354d2b328865ff"
+_RAW = f"https://raw.githubusercontent.com/SophonPlus/ChineseNlpCorpus/{_COMMIT}/datasets"
 
 ZH_REVIEWS = DataSet(
     name="zh_reviews_chinesenlpcorpus",
     title="82 527 Chinese reviews with their sentiment: ten kinds of goods, deliveries, hotels",
-    source=(
-        "https://github.com/SophonPlus/ChineseNlpCorpus (commit a0b781d72158bde242c0626c9e354d2b328865ff), "
-        "folder datasets"
-    ),
+    source=f"https://github.com/SophonPlus/ChineseNlpCorpus (commit {_COMMIT}), folder datasets",
     licence="none stated; use it to measure, and do not pass it on.",
     files={
         "online_shopping_10_cats.parquet": "9caf82a2a38de28f5e489f126c1dc37459d9f8002f9ded1b363a3ddc8555c0e9",
         "waimai_10k.parquet": "9581def8e07acb60b39486ec6aec1514f624d357dcef895aa0316953600578d9",
         "hotel_7766.parquet": "42c38c5e8dc031100e89aad06913d0325b2040b03963a432295d79e1527cd469",
+    },
+    published={
+        "online_shopping_10_cats.zip": Remote(
+            f"{_RAW}/online_shopping_10_cats/online_shopping_10_cats.zip",
+            "git:6681e628059044a9d79f07697b5a3989191ad1af",
+            {"online_shopping_10_cats.csv": "online_shopping_10_cats.csv"},
+        ),
+        "waimai_10k.csv": Remote(
+            f"{_RAW}/waimai_10k/waimai_10k.csv", "git:58f24cc0b5f44f461bad18515217bbb17820970a"
+        ),
+        "hotel_7766.csv": Remote(
+            f"{_RAW}/ChnSentiCorp_htl_all/ChnSentiCorp_htl_all.csv",
+            "git:1ed104f343849291067acc1d4a1bb0a54698db9d",
+        ),
     },
 )
 
@@ -61,9 +75,14 @@ def load_zh_reviews(part: str = "shopping") -> LabelledText:
     """
     if part not in _ZH_FILES:
         raise ValueError(f"There is no part {part!r}; there are {', '.join(_ZH_FILES)}.")
-    path = locate(ZH_REVIEWS) / f"{_ZH_FILES[part]}.parquet"
+    folder, edition = find(ZH_REVIEWS)
+    path = folder / f"{_ZH_FILES[part]}.{'parquet' if edition == 'prepared' else 'csv'}"
     schema = _REVIEWS.but("reviews", cat=Column(pl.String)) if part == "shopping" else _REVIEWS
-    rows = read_parquet(path, schema)
+    if edition == "prepared":
+        rows = read_parquet(path, schema)
+    else:
+        columns = {name: pl.Int64 if name == "label" else pl.String for name in schema.columns}
+        rows = validate(read_table(path, columns), schema, table=path.name)
     rows = rows.filter(pl.col("review").str.contains(r"\S")).select(
         text=pl.col("review").str.strip_chars_start("\ufeff"),  # the first still carries the file's mark
         label=pl.when(pl.col("label") == 1).then(pl.lit("positive")).otherwise(pl.lit("negative")),
