@@ -18,27 +18,31 @@ class BotRules:
     """What no person does.
 
     Attributes:
-        sessions: fewest sessions on which regularity is judged.
-        regular: largest spread of the gaps between sessions (interquartile range / median). People come in
-            bursts (1 to 4); a timer has about 0.
-        busy: this many times the median shopper's sessions on an active day is a program's pace.
+        pages: fewest pages on which regularity is judged.
+        regular: largest spread of the gaps between pages (interquartile range / median). People come in
+            bursts (1 and more); a timer has about 0.
+        busy: this many times the median shopper's pages on an active day is a program's pace.
         hardly: a scraper clicks at most this share of the usual click rate.
         shown: fewest products shown, before a click rate means anything.
         everything: share of shown products clicked that no person reaches.
         clicks: fewest clicks, before where they fell means anything.
         one_seller: share of clicks on a single seller that no taste explains.
-        flat: click rate in the lower half of the page over that in the upper: people stay below .5.
+        flat: click rate in the lower half of the page over that in the upper: people are near .3.
+        keen: this many times the usual click rate, for pages too short to have a lower half.
+        narrow: a program that looks for a few products sees at most so many different ones per product shown.
     """
 
-    sessions: int = 8
+    pages: int = 20
     regular: float = 0.35
     busy: float = 2.5
     hardly: float = 0.35
-    shown: int = 40
+    shown: int = 60
     everything: float = 0.6
     clicks: int = 12
-    one_seller: float = 0.6
+    one_seller: float = 0.7
     flat: float = 0.6
+    keen: float = 2.0
+    narrow: float = 0.06
 
 
 def behaviour(
@@ -46,36 +50,34 @@ def behaviour(
 ) -> pl.DataFrame:
     """What each shopper does, in a few numbers.
 
-    Two passes of the streaming engine: one over the log to sessions, one over the clicks. Sessions (a tenth
-    of the log) are held in memory.
+    Three passes of the streaming engine. Pages (a tenth of the log) are held in memory.
 
     Args:
-        events: one row per product shown: shopper_id, session_id, time, product_id, position, clicked,
+        events: one row per product shown: shopper_id, time, product_id, position, clicked,
             bought.
         products: product_id, seller_id; without it nothing is known of sellers.
         shopper: column that names the shopper.
 
     Returns:
-        one row per shopper: sessions, days (with a session), pace (sessions per such day), spread (of the
-        gaps between sessions: interquartile range / median; null below 4 gaps), shown, clicks, click_rate,
-        flatness (click rate at positions 6.. over that at 1..5; null without clicks above), bought, night
-        (share of sessions from 0 to 5 o'clock), breadth (different products / shown), one_seller (largest
+        one row per shopper: pages (different moments), days (with a page), pace (pages per such day), spread
+        (of the gaps between pages: interquartile range / median; null below 4 gaps), shown, clicks,
+        click_rate, flatness (click rate at positions 6.. over that at 1..5; null without clicks above), bought, night
+        (share of pages from 0 to 5 o'clock), breadth (different products / shown), one_seller (largest
         share of clicks on one seller) and its seller.
 
     Example:
         >>> from datetime import datetime
         >>> log = pl.LazyFrame(
-        ...     {"shopper_id": [1], "session_id": [1], "time": [datetime(2026, 1, 1)], "product_id": [5],
+        ...     {"shopper_id": [1], "time": [datetime(2026, 1, 1)], "product_id": [5],
         ...      "position": [1], "clicked": [True], "bought": [False]}
         ... )
-        >>> behaviour(log).select("sessions", "shown", "click_rate", "night").row(0)
+        >>> behaviour(log).select("pages", "shown", "click_rate", "night").row(0)
         (1, 1, 1.0, 1.0)
     """
     low, high = pl.col("position") > 5, pl.col("position") <= 5
-    sessions = (
-        events.group_by(shopper, "session_id")
+    pages = (
+        events.group_by(shopper, "time")
         .agg(
-            start=pl.col("time").min(),
             shown=pl.len(),
             clicks=pl.col("clicked").sum(),
             bought=pl.col("bought").sum(),
@@ -85,15 +87,15 @@ def behaviour(
             low_clicks=(pl.col("clicked") & low).sum(),
         )
         .collect(engine="streaming")
-        .sort(shopper, "start", "session_id")
+        .sort(shopper, "time")
     )
     gap = pl.col("gap")
     per_shopper = (
-        sessions.with_columns(gap=pl.col("start").diff().over(shopper).dt.total_milliseconds() / 1000)
+        pages.with_columns(gap=pl.col("time").diff().over(shopper).dt.total_milliseconds() / 1000)
         .group_by(shopper)
         .agg(
-            sessions=pl.len(),
-            days=pl.col("start").dt.date().n_unique(),
+            pages=pl.len(),
+            days=pl.col("time").dt.date().n_unique(),
             spread=pl.when(gap.count() >= 4).then(
                 (gap.quantile(0.75, "linear") - gap.quantile(0.25, "linear")) / gap.median()
             ),
@@ -102,10 +104,10 @@ def behaviour(
             bought=pl.col("bought").sum(),
             upper=pl.col("high_clicks").sum() / pl.col("high").sum(),
             lower=pl.col("low_clicks").sum() / pl.col("low").sum(),
-            night=(pl.col("start").dt.hour() < 5).mean(),
+            night=(pl.col("time").dt.hour() < 5).mean(),
         )
         .with_columns(
-            pace=pl.col("sessions") / pl.col("days"),
+            pace=pl.col("pages") / pl.col("days"),
             click_rate=pl.col("clicks") / pl.col("shown"),
             flatness=pl.when(pl.col("upper") > 0).then(pl.col("lower") / pl.col("upper")),
         )
@@ -150,8 +152,8 @@ def find_bots(
         highest score first.
 
     Example:
-        >>> people = {"sessions": 30, "pace": 2.0, "spread": 1.5, "shown": 300, "clicks": 20}
-        >>> people |= {"click_rate": 0.07, "flatness": 0.2, "bought": 3, "one_seller": 0.2}
+        >>> people = {"pages": 30, "pace": 2.0, "spread": 1.5, "shown": 300, "clicks": 20}
+        >>> people |= {"breadth": 0.6, "click_rate": 0.07, "flatness": 0.2, "bought": 3, "one_seller": 0.2}
         >>> robot = people | {"click_rate": 0.97, "clicks": 291}
         >>> log = pl.DataFrame([{"shopper_id": 1, **people}, {"shopper_id": 2, **robot}])
         >>> find_bots(log).select("shopper_id", "kind").rows()
@@ -169,17 +171,22 @@ def find_bots(
 
     kinds = {
         "scraper": pl.min_horizontal(
-            above(pl.col("sessions"), r.sessions),
+            above(pl.col("pages"), r.pages),
             above(pl.col("pace"), r.busy * usual_pace),
             below(pl.col("spread"), r.regular),
             below(pl.col("click_rate"), r.hardly * usual_rate),
         ),
         "click fraud": pl.when(pl.col("bought") == 0)
         .then(
-            pl.min_horizontal(
-                above(pl.col("clicks"), r.clicks),
-                above(pl.col("one_seller"), r.one_seller),
-                above(pl.col("flatness"), r.flat),
+            pl.max_horizontal(
+                pl.min_horizontal(
+                    above(pl.col("clicks"), r.clicks),
+                    above(pl.col("one_seller"), r.one_seller),
+                    pl.max_horizontal(
+                        above(pl.col("flatness"), r.flat), above(pl.col("click_rate"), r.keen * usual_rate)
+                    ),
+                ),
+                pl.min_horizontal(above(pl.col("shown"), r.shown), below(pl.col("breadth"), r.narrow)),
             )
         )
         .otherwise(0.0),
@@ -190,15 +197,16 @@ def find_bots(
     scored = behaviour.with_columns(**kinds)
     reasons = {
         "scraper": pl.format(
-            "{} sessions a day at gaps that vary by {} of their median, {} % clicked",
+            "{} pages a day at gaps that vary by {} of their median, {} % clicked",
             pl.col("pace").round(1),
             pl.col("spread").round(2),
             (pl.col("click_rate") * 100).round(1),
         ),
         "click fraud": pl.format(
-            "{} % of {} clicks on one seller at any position, nothing bought",
-            (pl.col("one_seller") * 100).round(0).cast(pl.Int64),
+            "{} clicks, {} % of them on one seller; {} % of the products shown differ; nothing bought",
             pl.col("clicks"),
+            (pl.col("one_seller").fill_null(0.0) * 100).round(0).cast(pl.Int64),
+            (pl.col("breadth") * 100).round(0).cast(pl.Int64),
         ),
         "crawler": pl.format(
             "clicked {} % of {} products shown", (pl.col("click_rate") * 100).round(0).cast(pl.Int64), "shown"

@@ -11,6 +11,8 @@ import polars as pl
 from labkit.data.steps import Change, rows
 
 LATE = timedelta(minutes=20)  # delivery delays and long sessions stay below it
+APART = timedelta(minutes=90)  # offsets further apart than this are different mistakes
+HOUR = 3_600_000  # ms
 EPOCH_YEAR = 1971  # what a clock that was never set says
 
 
@@ -19,7 +21,6 @@ def find_skew(
     session: str = "session_id",
     time: str = "time",
     row: str = "row",
-    app: str | None = "app",
     late: timedelta = LATE,
 ) -> pl.DataFrame:
     """Find sessions whose clock disagrees with those that arrived just before and after them.
@@ -29,66 +30,62 @@ def find_skew(
     outside the times of those around it by more than ``late`` has a wrong clock. Unlike a moving average,
     this needs no window and works alike for five sessions a day and for a million.
 
-    Sessions of one app version get that version's median offset when it is steady, so that the time
-    inside them stays exact; a clock in 1970 says nothing, and such a session gets a time between its
-    neighbours'.
+    How wrong a clock is can only be told to within the silence around the session. But wrong clocks are wrong
+    in a few ways (another time zone), so offsets that lie close together are one way, and all take its
+    median, to the full hour. A clock in 1970 says nothing; such a session begins midway between its neighbours.
 
     Args:
         events: the log; one row per product shown.
-        session, time, row, app: names of the columns; ``app`` None corrects each session by itself.
+        session, time, row: names of the columns.
         late: what still counts as agreeing.
 
     Returns:
-        session, offset Duration("ms") to be added to its times (null for 1970: take ``arrived``), arrived
-        Datetime("ms") (between those of the right clocks around it), ordered by session.
+        session, offset Duration("ms") to be added to its times, unset bool (the clock said 1970), ordered by
+        session.
 
     Example:
         >>> from datetime import datetime
         >>> times = [datetime(2026, 1, 1, 9, minute) for minute in range(30)]
         >>> times[15] += timedelta(hours=5)
         >>> log = pl.LazyFrame({"row": range(30), "session_id": range(30), "time": times})
-        >>> log = log.with_columns(app=pl.lit("web"))
         >>> find_skew(log).select("session_id", "offset").rows()
         [(15, datetime.timedelta(days=-1, seconds=68400))]
     """
-    keys = [session, *([app] if app else [])]
     sessions = (
-        events.group_by(keys)
+        events.group_by(session)
         .agg(first=pl.col(row).min(), start=pl.col(time).min().cast(pl.Datetime("ms")))
         .collect(engine="streaming")
         .sort("first")
     )
-    sound = sessions["start"].dt.year().fill_null(0) >= EPOCH_YEAR
+    sound = (sessions["start"].dt.year().fill_null(0) >= EPOCH_YEAR).to_numpy()
     moment = sessions["start"].dt.timestamp("ms").fill_null(0).to_numpy()
-    trusted = np.flatnonzero(sound.to_numpy())
+    trusted = np.flatnonzero(sound)
     trusted = trusted[longest_rising(moment[trusted])]
-    if not len(trusted):
-        return sessions.select(session, offset=pl.lit(None, pl.Duration("ms")), arrived="start").clear()
-    place = np.searchsorted(trusted, np.arange(len(moment)))
-    before = moment[trusted[np.maximum(place - 1, 0)]]
-    after = moment[trusted[np.minimum(place, len(trusted) - 1)]]
+    if len(trusted):
+        place = np.searchsorted(trusted, np.arange(len(moment)))
+        before = moment[trusted[np.maximum(place - 1, 0)]]
+        after = moment[trusted[np.minimum(place, len(trusted) - 1)]]
+    else:  # nobody's clock can be believed, so nothing can be set right
+        before, after, sound = moment, moment, np.ones(len(moment), dtype=bool)
     slack = late.total_seconds() * 1000
-    wrong = (moment < before - slack) | (moment > after + slack) | ~sound.to_numpy()
-    wrong[trusted] = False
-    arrived = (before + after) // 2
-    table = sessions.with_columns(
-        arrived=pl.Series(arrived).cast(pl.Datetime("ms")),
-        offset=pl.when(sound).then(pl.Series(arrived - moment)),
-        sound=sound,
+    wrong = (moment < before - slack) | (moment > after + slack) | ~sound
+    offset = (before + after) // 2 - moment
+    offset[sound & wrong] = _usual_offsets(offset[sound & wrong])
+    table = sessions.select(
+        session, offset=pl.Series(offset).cast(pl.Duration("ms")), unset=pl.Series(~sound)
     )
-    off = table.filter(pl.Series(wrong))
-    if app:
-        # A version whose offsets lie within two hours of each other has one wrong clock, not many.
-        typical = pl.col("offset").median().over(app)
-        steady = ((pl.col("offset") - typical).abs().median() < 7_200_000).over(app)
-        off = off.with_columns(
-            offset=pl.when(steady).then(typical).otherwise("offset").round().cast(pl.Int64)
-        )
-    return (
-        off.with_columns(offset=pl.when("sound").then("offset").cast(pl.Duration("ms")))
-        .select(session, "offset", "arrived")
-        .sort(session)
-    )
+    return table.filter(pl.Series(wrong)).sort(session)
+
+
+def _usual_offsets(offset: np.ndarray) -> np.ndarray:
+    """Offsets in ms, each replaced by the full hour nearest to the median of those close to it."""
+    order = np.argsort(offset, kind="stable")
+    edges = np.flatnonzero(np.diff(offset[order]) > APART.total_seconds() * 1000) + 1
+    usual = offset.copy()
+    for group in np.split(order, edges):
+        if len(group) >= 3 and np.ptp(offset[group]) <= 8 * HOUR:
+            usual[group] = round(float(np.median(offset[group])) / HOUR) * HOUR
+    return usual
 
 
 def correct_skew(
@@ -104,15 +101,11 @@ def correct_skew(
         found: from `find_skew`.
     """
     kind = events.collect_schema()[time]
-    joined = events.join(found.lazy(), on=session, how="left", maintain_order="left")
-    moved = (
-        pl.when(pl.col("arrived").is_null())
-        .then(pl.col(time))
-        .when(pl.col("offset").is_null())
-        .then(pl.col("arrived"))
-        .otherwise(pl.col(time) + pl.col("offset"))
+    joined = events.join(
+        found.lazy().select(session, "offset"), on=session, how="left", maintain_order="left"
     )
-    return joined.with_columns(moved.cast(kind).alias(time)).drop("offset", "arrived")
+    moved = pl.col(time) + pl.col("offset").fill_null(pl.duration(milliseconds=0))
+    return joined.with_columns(moved.cast(kind).alias(time)).drop("offset")
 
 
 def repair_clocks(events: pl.LazyFrame, late: timedelta = LATE) -> tuple[pl.LazyFrame, Change]:
@@ -123,14 +116,13 @@ def repair_clocks(events: pl.LazyFrame, late: timedelta = LATE) -> tuple[pl.Lazy
         >>> times = [datetime(2026, 1, 1, 9, minute) for minute in range(30)]
         >>> times[15] = datetime(1970, 1, 1)
         >>> log = pl.LazyFrame({"row": range(30), "session_id": range(30), "time": times})
-        >>> log = log.with_columns(app=pl.lit("web"))
         >>> repair_clocks(log)[0].collect()["time"][15]
         datetime.datetime(2026, 1, 1, 9, 15)
     """
     found = find_skew(events, late=late)
     count = rows(events)
     changed = rows(events, pl.col("session_id").is_in(found["session_id"].implode()))
-    note = f"{found.height} sessions, {found['offset'].null_count()} of them said 1970"
+    note = f"{found.height} sessions, {found['unset'].sum()} of them said 1970"
     return correct_skew(events, found), Change("clock skew", count, count, changed, note)
 
 

@@ -15,6 +15,7 @@ from labkit.data.steps import Change, rows, without
 PARTS = 32  # files that hashes are spilt into; each is sorted alone, so memory is 1/32 of all hashes
 PERMUTATIONS, BANDS = 96, 32  # bands of 3: pairs of Jaccard .5 meet with chance .986, of .7 always
 SEED = 20_250_901
+WORD = r"\p{Han}|[\p{L}\p{N}--\p{Han}]+"  # Chinese is written without spaces: each character counts
 CROWD = 400  # a bucket with more members than this pairs each with its next 40 only: cost stays linear
 NEXT = 40
 
@@ -234,7 +235,7 @@ def shingles(texts: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     words = (
         pl.DataFrame({"text": texts.fill_null("")})
         .with_row_index("document")
-        .select("document", pl.col("text").str.to_lowercase().str.extract_all(r"[\p{L}\p{N}]+").alias("word"))
+        .select("document", pl.col("text").str.to_lowercase().str.extract_all(WORD).alias("word"))
         .explode("word")
         .drop_nulls("word")
     )

@@ -26,10 +26,10 @@ class SpamRules:
             an end of the scale) make spam; burst or wording must be among them.
     """
 
-    window: timedelta = timedelta(days=3)
+    window: timedelta = timedelta(days=7)
     burst: int = 5
     times_usual: float = 4.0
-    alike: float = 0.6
+    alike: float = 0.5
     signs: int = 3
 
 
