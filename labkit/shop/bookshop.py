@@ -66,6 +66,10 @@ class Bookshop:
     tastes: np.ndarray
     carried: np.ndarray
 
+    def tables(self) -> dict[str, pl.DataFrame]:
+        """The tables by the names under which the market keeps them."""
+        return {"books": self.books, "reads": self.reads, "overlap": self.overlap}
+
     def ceilings(self, top: int = 3) -> dict[str, float]:
         """How often an overlapping reader's next book is in the best ``top`` genres, by what is known.
 

@@ -47,6 +47,16 @@ class News:
     indicators: pl.DataFrame
     states: pl.DataFrame
 
+    def tables(self) -> dict[str, pl.DataFrame]:
+        """The tables by the names under which the market keeps them."""
+        return {
+            "companies": self.companies,
+            "news": self.articles,
+            "shocks": self.shocks,
+            "indicators": self.indicators,
+            "states": self.states,
+        }
+
 
 def make_news(seed: int, companies: int = 25, days: int = DAYS) -> News:
     """Draw the shocks, write about them and let the indicators follow.

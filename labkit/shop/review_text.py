@@ -157,10 +157,11 @@ def _named(
     if late and "delivery" not in names:
         names.append("delivery")
     if returned and dice.happens(0.6):
-        names = ["size" if "size" in own and dice.happens(0.6) else "description", *names]
+        wrong = "fit" if "fit" in own else "size" if "size" in own else "description"
+        names = [wrong if dice.happens(0.6) else "description", *names]
     named = {}
     for name in dict.fromkeys(names):
-        blamed = (name == "delivery" and late) or (returned and name in ("size", "description"))
+        blamed = (name == "delivery" and late) or (returned and name in ("fit", "size", "description"))
         praised = PRAISED[rating - 1] + leanings.get(name, 0.0) * (1.0 if 1 < rating < 5 else 0.4)
         named[name] = 1 if dice.happens(praised) and not blamed else -1
     return named

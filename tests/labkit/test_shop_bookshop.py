@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import date, timedelta
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -56,6 +60,26 @@ def test_the_same_every_time():
     assert first.reads.equals(again.reads)
     assert first.overlap.equals(again.overlap)
     assert not first.reads.equals(other.reads)
+
+
+def test_the_same_in_another_process():
+    """Python's hash seed, which orders sets, changes nothing."""
+    script = (
+        "import hashlib, sys; sys.path.insert(0, sys.argv[1]); import test_shop_bookshop as t;"
+        "tables = t.make_bookshop(*t.people(150), books=120, seed=0).tables();"
+        "print(hashlib.sha256(''.join(x.write_csv() for x in tables.values()).encode()).hexdigest())"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", script, str(Path(__file__).parent)],
+            env={**os.environ, "PYTHONHASHSEED": number},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for number in ("1", "2")
+    }
+    assert len(said) == 1
 
 
 def test_tables_hold_together(shop):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import subprocess
+import sys
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -27,6 +30,26 @@ def test_the_same_every_time(news):
     for table in ("companies", "articles", "shocks", "indicators", "states"):
         assert getattr(again, table).equals(getattr(news, table)), table
     assert not other.shocks.equals(news.shocks)
+
+
+def test_the_same_in_another_process():
+    """Python's hash seed, which orders sets, changes nothing."""
+    script = (
+        "import hashlib; from labkit.shop.news import make_news; tables = make_news(0, 4, 90).tables();"
+        "print(hashlib.sha256(''.join(t.write_csv() for t in tables.values()).encode()).hexdigest())"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": number},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for number in ("1", "2")
+    }
+    here = make_news(0, 4, 90).tables()
+    assert said == {hashlib.sha256("".join(t.write_csv() for t in here.values()).encode()).hexdigest() + "\n"}
 
 
 def test_tables_hold_together(news):
