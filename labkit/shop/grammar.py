@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,12 @@ class Grammar:
         out: list[str] = []
         self._expand(dice.one(self.rules[rule]), dice, words or {}, out)
         return "".join(out)
+
+    def narrowed(self, rule: str, count: int, dice: Dice) -> Grammar:
+        """The same grammar in the hands of somebody who knows only ``count`` templates of the rule."""
+        few = copy(self)
+        few.rules = {**self.rules, rule: dice.some(self.rules[rule], count)}
+        return few
 
     def _expand(self, template: Template, dice: Dice, words: Mapping[str, str], out: list[str]) -> None:
         for part in template:

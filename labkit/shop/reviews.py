@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from labkit.shop.chance import Dice, stream
+from labkit.shop.declarations import departments
 from labkit.shop.grammar import Grammar, prose
 from labkit.shop.review_text import Hand, every_aspect, write_review
 
@@ -168,7 +169,8 @@ def make_spam(
     facts = products.select("category", "brand").rows(named=True)
     words = prose("spam")
     grammars = {lang: Grammar(words[lang], ("noun", "brand")) for lang in ("en", "zh")}
-    nouns = prose("reviews_zh")["nouns"]
+    asked = {name: c.nouns.asked[0] for d in departments().values() for name, c in d.categories.items()}
+    nouns = {"en": asked, "zh": prose("reviews_zh")["nouns"]}
     dice = Dice(seed, "spam")
     start = int(np.datetime64(year[0], "ms").astype("i8"))
     rows: list[dict[str, object]] = []
@@ -178,20 +180,13 @@ def make_spam(
         crew = dice.some(accounts, 4 + dice.below(20))
         hours = dice.between(2, 12) if dice.happens(0.6) else dice.between(200, 700)
         begin = dice.between(3, year[1] - 31)
-        templates = dice.some(grammars[lang].rules["praise" if praise else "attack"], 2 + dice.below(3))
-        pitch = Grammar({}, ())
-        pitch.rules = {**grammars[lang].rules, "pitch": templates}
+        rule = "praise" if praise else "attack"
+        pitch = grammars[lang].narrowed(rule, 2 + dice.below(3), dice)
         for _ in range(min(5 + dice.below(36), count - len(rows))):
             target = dice.one(targets)
-            noun = facts[target]["category"].removesuffix("s")
-            text = pitch.write(
-                "pitch",
-                dice,
-                {
-                    "noun": nouns[facts[target]["category"]] if lang == "zh" else noun,
-                    "brand": facts[target]["brand"],
-                },
-            )
+            fact = facts[target]
+            noun = nouns[lang][fact["category"]]
+            text = pitch.write(rule, dice, {"noun": noun, "brand": fact["brand"]})
             rows.append(
                 {
                     "product_id": target,

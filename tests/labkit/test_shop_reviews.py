@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -164,6 +165,27 @@ def test_sentiment_can_be_read_from_the_words(reviews):
         )
         assert right > happy[half:].mean() + 0.1
         assert right > 0.9
+
+
+def test_a_model_of_simulated_reviews_reads_real_ones(reviews):
+    """Realism check on real Chinese shopping reviews (ChineseNlpCorpus), where LABKIT_DATA holds them."""
+    places = [Path(folder) for folder in os.environ.get("LABKIT_DATA", "").split(os.pathsep) if folder]
+    found = [file for place in places for file in place.rglob("online_shopping_10_cats.parquet")]
+    if not found:
+        pytest.skip("LABKIT_DATA holds no Chinese shopping reviews")
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    clear = reviews.filter((pl.col("lang") == "zh") & (pl.col("sentiment").abs() > 0.3))
+    words = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), min_df=2, sublinear_tf=True)
+    model = LogisticRegression(C=4, class_weight="balanced")
+    model.fit(words.fit_transform(clear["text"].to_list()), (clear["sentiment"] > 0).to_numpy())
+    real = pl.read_parquet(found[0]).drop_nulls().sample(6_000, seed=0)
+    right = (
+        model.predict(words.transform(real["review"].to_list())) == (real["label"] == 1).to_numpy()
+    ).mean()
+    print(f"accuracy {right:.3f}, majority {max(real['label'].mean(), 1 - real['label'].mean()):.3f}")
+    assert right > 0.7
 
 
 def test_texts_are_varied_and_clean(reviews):
