@@ -18,17 +18,18 @@ from labkit.shop.pictures import draw
 if TYPE_CHECKING:
     from labkit.shop.market import Market
 
-# What the lower rows vary, each in one category: an attribute, the brand, or only the photograph.
-ROWS = (
-    ("sofas", "colour"),
-    ("sofas", "seats"),
-    ("armchairs", "upholstery"),
-    ("desks", "wood"),
-    ("duvet covers", "pattern"),
-    ("water bottles", "bottle_size"),
-    ("phone cases", "case_type"),
-    ("headphones", "brand"),
-    ("kettles", "photograph"),
+# What the lower rows vary in one category (an attribute, the brand, or only the photograph), and attributes
+# that stay as they are, chosen so that the difference is easy to see.
+ROWS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("sofas", "colour", {"seats": "three", "upholstery": "linen"}),
+    ("sofas", "seats", {"colour": "teal", "upholstery": "velvet"}),
+    ("armchairs", "upholstery", {"colour": "green"}),
+    ("desks", "wood", {}),
+    ("duvet covers", "pattern", {"colour": "navy"}),
+    ("water bottles", "bottle_size", {"colour": "blue"}),
+    ("phone cases", "case_type", {"colour": "purple"}),
+    ("headphones", "brand", {"colour": "white"}),
+    ("kettles", "photograph", {"finish": "red"}),
 )
 TEXT = {
     "en": {
@@ -159,10 +160,10 @@ def _noun(category: str, lang: str) -> str:
 
 
 def _variations(examples: dict[str, dict[str, Any]], seed: int, lang: str) -> Iterator[Row]:
-    for category, factor in ROWS:
+    for category, factor, stays in ROWS:
         if category not in examples:
             continue
-        example = examples[category]
+        example = {**examples[category], "attributes": {**examples[category]["attributes"], **stays}}
         heading = f"{_noun(category, lang)}:\n{_label(category, factor, lang)}"
         cells = []
         for caption, changed in _versions(category, factor, example, lang):

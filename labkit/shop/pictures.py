@@ -34,7 +34,7 @@ _ACCENTS = (
     "#8e4585",
     "#5fa55a",
     "#d94f70",
-    "#1b998b",
+    "#b0243f",
     "#37506b",
     "#ed8b3b",
 )
@@ -99,7 +99,7 @@ def silhouette(
         >>> bool(silhouette("sofas", {}, "Norrvik", seed=0, product_id=7)[36, 32])
         True
     """
-    return _render(category, attributes, brand, seed, product_id)[1] > 0.5
+    return _render(category, attributes, brand, seed, product_id)[1] > 0.3  # glass is part of it
 
 
 def draw_many(
@@ -199,8 +199,10 @@ def _design(category: str, brand: str, line: str, model: str) -> tuple[int, floa
 
 @cache
 def _house_style(brand: str) -> tuple[str, int]:
-    dice = Dice(0, "pictures", "brand", brand)
-    return dice.one(_ACCENTS), dice.below(len(MARKS))
+    """A brand's accent colour and the form of its mark: no two brands of a department share both."""
+    known = list(dict.fromkeys(name for d in departments().values() for name in d.brands))
+    number = known.index(brand) if brand in known else Dice(0, "pictures", "brand", brand).below(80)
+    return _ACCENTS[number % len(_ACCENTS)], (number + number // len(_ACCENTS)) % len(MARKS)
 
 
 @cache

@@ -138,13 +138,14 @@ def _check(u: Field, v: Field) -> Field:
 
 
 def _floral(u: Field, v: Field) -> Field:
-    """Small flowers: four petals around the points of a shifted grid."""
-    row = np.floor(v * F(0.09))
-    x = u * F(0.09) + (row - F(2) * np.floor(row * F(0.5))) * F(0.5)
-    dx, dy = x - np.floor(x) - F(0.5), v * F(0.09) - row - F(0.5)
-    distance = np.sqrt(dx * dx + dy * dy)
-    petals = F(0.34) - F(0.9) * np.abs(dx * dy) / (distance + F(0.05)) - distance
-    return np.clip(petals * F(9), F(0), F(1))
+    """Flowers with four petals on a shifted grid: r = a + b cos 4 phi, written as a fraction."""
+    row = np.floor(v * F(0.075))
+    x = u * F(0.075) + (row - F(2) * np.floor(row * F(0.5))) * F(0.5)
+    dx, dy = x - np.floor(x) - F(0.5), v * F(0.075) - row - F(0.5)
+    square = dx * dx + dy * dy + F(0.0001)
+    reach = F(0.42) - F(0.75) * (dx * dx) * (dy * dy) / (square * square)
+    distance = np.sqrt(square)
+    return np.clip(np.minimum(reach - distance, distance - F(0.06)) * F(11), F(0), F(1))
 
 
 def _geometric(u: Field, v: Field) -> Field:
