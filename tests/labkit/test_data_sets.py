@@ -23,7 +23,7 @@ from published_files import (
 )
 
 from labkit import data as labdata
-from labkit.data import checksums, sources
+from labkit.data import checksums, prepared, sources
 from labkit.data.sets.matching import parse_offers
 
 WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=12).map(
@@ -232,9 +232,9 @@ def test_the_conversion_is_used_again_until_the_files_change(shelf, tmp_path):
     first = labdata.load_movielens("25m").events.collect()
     made = sorted((tmp_path / "home" / "prepared").iterdir())
     assert len(made) == 1
-    stamp = (made[0] / "events.parquet").stat().st_mtime_ns
+    stamp = (made[0] / "events" / "00000.parquet").stat().st_mtime_ns
     assert labdata.load_movielens("25m").events.collect().equals(first)
-    assert (made[0] / "events.parquet").stat().st_mtime_ns == stamp
+    assert (made[0] / "events" / "00000.parquet").stat().st_mtime_ns == stamp
     (folder / "ratings.csv").write_bytes(ML_CSV["ratings.csv"] + b"2,7,1.0,5\n")
     (folder / "checksums.json").unlink()
     assert labdata.load_movielens("25m").events.collect().height == 4
@@ -246,6 +246,32 @@ def test_a_home_that_can_not_be_written_is_no_obstacle(shelf, tmp_path, monkeypa
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "file"))
     assert labdata.load_movielens("25m").events.collect().equals(expected)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    times=st.lists(st.one_of(st.none(), st.integers(0, 6)), max_size=25),
+    piece=st.sampled_from([1, 300, 9999]),
+)
+def test_sorting_in_pieces_is_sorting(tmp_path_factory, times, piece):
+    folder = tmp_path_factory.mktemp("sorted")
+    source = folder / "source"
+    source.touch()
+    frame = pl.DataFrame(
+        {"time": times, "row": range(len(times))}, schema={"time": pl.Int64, "row": pl.Int64}
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABKIT_HOME", str(folder))
+        patch.setattr(prepared, "PIECE", piece)
+        made = prepared.prepared(
+            "any", [source], lambda: {"events": frame.lazy()}, lambda tables: None, order={"events": "time"}
+        )
+        expected = sorted(frame.rows(), key=lambda row: (row[0] is not None, row[0] or 0, row[1]))
+        assert made["events"].collect().rows() == expected
+    files = len(list((folder / "prepared").rglob("*.parquet")))
+    different = len(set(times) - {None})
+    assert files == 1 if piece == 9999 else files <= max(1, different + 1)
+    assert files >= different or piece > 1
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

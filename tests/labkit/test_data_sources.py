@@ -477,6 +477,9 @@ def test_the_registry_is_sound_and_listing_it_states_no_licence(capsys):
     entries = describe_sets()
     assert [entry["name"] for entry in entries] == list(DATA_SETS)
     assert not any(entry["found"] for entry in entries)
+    hows = {entry["name"]: entry["how"] for entry in entries}
+    assert hows["wands"] == "labkit data fetch wands"
+    assert hows["hm"] == hows["chorus_electronics_search"] == "by hand"
     assert capsys.readouterr().err == ""
     for data in DATA_SETS.values():
         assert data.files or data.published

@@ -60,8 +60,9 @@ def describe_sets() -> list[dict[str, str | bool]]:
     """What is known of each data set and whether it is here, for a list.
 
     Returns:
-        name, what, source, licence, found (bool), where (its folder, or how to get it), fetch (bool: whether
-        it can be downloaded from here), one dict per set, in the order of the registry.
+        name, what, source, licence, found (bool), where (its folder, or a sentence that says how to get it),
+        how ("here", "labkit data fetch <name>" or "by hand": the same, short), one dict per set, in the order
+        of the registry.
 
     Example:
         >>> [entry["name"] for entry in describe_sets()][:2]
@@ -81,7 +82,7 @@ def describe_sets() -> list[dict[str, str | bool]]:
                 "licence": data.licence,
                 "found": found,
                 "where": where,
-                "fetch": data.fetchable,
+                "how": "here" if found else f"labkit data fetch {data.name}" if data.fetchable else "by hand",
             }
         )
     return entries

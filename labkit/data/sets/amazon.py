@@ -87,8 +87,8 @@ AMAZON_REVIEWS = amazon_reviews()
 def load_amazon_reviews(category: str = "All_Beauty") -> Interactions:
     """Load one category of Amazon Reviews 2023 as published (two files of JSON lines, gzip).
 
-    The first call converts it to parquet under LABKIT_HOME; the memory needed is that of the different user
-    ids, not that of the reviews.
+    The first call converts it to parquet under LABKIT_HOME; the memory needed grows with the number of
+    different users, hardly with that of the reviews.
 
     Args:
         category: one of the 34, such as "All_Beauty" (701 528 reviews) or "Electronics" (43.9 million).
@@ -149,12 +149,16 @@ def load_amazon_reviews(category: str = "All_Beauty") -> Interactions:
                 kind=pl.lit("rating"),
             ),
             {"user_id": users, "item_id": items.select("item_id", "key")},
-        ).sort("time", maintain_order=True)
+        )
         return {"events": events, "users": users.lazy(), "items": items.lazy()}
 
     with line_errors(reviews, _REVIEW):
         tables = prepared(
-            name.replace("/", "-"), [reviews, meta], build, lambda t: check_interactions(name, t)
+            name.replace("/", "-"),
+            [reviews, meta],
+            build,
+            lambda tables: check_interactions(name, tables),
+            order={"events": "time"},
         )
     return Interactions(name, tables["events"], tables["users"].collect(), tables["items"].collect())
 

@@ -88,7 +88,7 @@ def load_hm() -> Interactions:
         return {"events": events, "users": users.lazy(), "items": items.lazy()}
 
     with table_errors(bought, _TRANSACTIONS):
-        tables = prepared(HM.name, paths, build, lambda t: check_interactions(HM.name, t))
+        tables = prepared(HM.name, paths, build, lambda tables: check_interactions(HM.name, tables))
     return Interactions(HM.name, tables["events"], tables["users"].collect(), tables["items"].collect())
 
 

@@ -103,7 +103,8 @@ def _load_dat(name: str, folder: Path) -> Interactions:
     )
     items = _items(films.select(key="MovieID", title="Title", genres="Genres"))
     events = _events(ratings.lazy(), ("UserID", "MovieID", "Rating", "Timestamp"), users, items)
-    tables = {"events": events.collect().lazy(), "users": users.lazy(), "items": items.lazy()}
+    events = events.sort("time", maintain_order=True).collect().lazy()
+    tables = {"events": events, "users": users.lazy(), "items": items.lazy()}
     check_interactions(name, tables)
     return Interactions(name, tables["events"], users, items)
 
@@ -121,7 +122,13 @@ def _load_csv(name: str, folder: Path) -> Interactions:
         return {"events": events, "users": users.lazy(), "items": items.lazy()}
 
     with table_errors(ratings, _RATINGS):
-        tables = prepared(name, [ratings, movies], build, lambda t: check_interactions(name, t))
+        tables = prepared(
+            name,
+            [ratings, movies],
+            build,
+            lambda tables: check_interactions(name, tables),
+            order={"events": "time"},
+        )
     return Interactions(name, tables["events"], tables["users"].collect(), tables["items"].collect())
 
 
@@ -144,7 +151,7 @@ def _events(
         rating=pl.col(rating).cast(pl.Float32),
         kind=pl.lit("rating"),
     )
-    return numbered(events, {"user_id": users, "item_id": items}).sort("time", maintain_order=True)
+    return numbered(events, {"user_id": users, "item_id": items})
 
 
 def _read_dat(path: Path, names: tuple[str, ...]) -> pl.DataFrame:

@@ -90,11 +90,17 @@ def load_retailrocket() -> Interactions:
                 order="transactionid",
             ),
             {"user_id": users, "item_id": items.select("item_id", "key")},
-        ).sort("time", maintain_order=True)
+        )
         return {"events": events, "users": users.lazy(), "items": items.lazy()}
 
     with table_errors(log, _EVENTS):
-        tables = prepared(RETAILROCKET.name, paths, build, lambda t: check_interactions(RETAILROCKET.name, t))
+        tables = prepared(
+            RETAILROCKET.name,
+            paths,
+            build,
+            lambda tables: check_interactions(RETAILROCKET.name, tables),
+            order={"events": "time"},
+        )
     users, items = tables["users"].collect(), tables["items"].collect()
     return Interactions(RETAILROCKET.name, tables["events"], users, items)
 
