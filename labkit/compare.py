@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from labkit.data import load_chorus
+from labkit.data import JudgedSearch, load_chorus
 from labkit.data.pairs import judged_pairs, training_pairs
 from labkit.device import choose_device
 from labkit.evaluate import bootstrap_interval, condense, evaluate_ranked, nDCG, paired_permutation_test
@@ -179,13 +179,7 @@ def compare_shop(size: str = "small", seed: int = 0, device: str | None = None) 
 
 
 def compare_chorus(folds: int = 3, seed: int = 0, device: str | None = None) -> Comparison:
-    """Compare the four systems on Chorus Electronics, by cross-validation over queries.
-
-    The set has no split, so the queries are dealt into folds; each is ranked by an encoder that never saw its
-    judgements. It learns from the other folds' products of grade 3 and from the catalogue itself (product
-    type and title of random products). To keep the time down it orders the first 100 of BM25 and the first
-    100 of the zero-shot encoder, rather than all products. Nothing is tuned: BM25 has its usual parameters
-    and the fusion is RRF with k = 60.
+    """Compare the four systems on Chorus Electronics; see :func:`compare_judged`.
 
     A quarter of what the systems rank high was never judged. Plain nDCG counts that as wrong; the
     condensed-list nDCG beside it leaves it out. The truth lies between.
@@ -201,13 +195,45 @@ def compare_chorus(folds: int = 3, seed: int = 0, device: str | None = None) -> 
     Raises:
         DataMissing: the data is not there.
     """
+    return compare_judged(
+        load_chorus(), "Search in Chorus Electronics", folds=folds, seed=seed, device=device
+    )
+
+
+def compare_judged(
+    data: JudgedSearch,
+    title: str,
+    complete: Qrels | None = None,
+    folds: int = 3,
+    seed: int = 0,
+    device: str | None = None,
+) -> Comparison:
+    """Compare the four systems on a shallowly judged set without a split, by cross-validation over queries.
+
+    The queries are dealt into folds; each is ranked by an encoder that never saw its judgements. It learns
+    from the other folds' products of grade 3 and from the catalogue itself (product type and title of random
+    products). To keep the time down it orders the first 100 of BM25 and the first 100 of the zero-shot
+    encoder, rather than all products. Nothing is tuned: BM25 has its usual parameters and the fusion is RRF
+    with k = 60.
+
+    Args:
+        data: products, queries and judgements.
+        title: what to call the comparison.
+        complete: the grades of *all* pairs, where they are known, for a third measure; nothing learns from
+            them.
+        folds: how many encoders to train.
+        seed: of the dealing.
+        device: where the encoder runs; the fastest one when left out.
+
+    Returns:
+        The comparison over the :func:`answered` queries: nDCG that counts what was not judged as wrong, the
+        condensed-list nDCG that leaves it out, and, where ``complete`` is given, the true one.
+    """
     clock = _Clock()
     with clock("data"):
-        data = load_chorus()
         titles, documents = data.titles(), data.documents()
         qrels = data.qrels()
-        # A query without any relevant product has no ranking that is better than another.
-        chosen = [query for query in data.queries["query_id"] if max(qrels[query].values()) > 0]
+        chosen = answered(data)
         text = dict(data.queries.select("query_id", "text").iter_rows())
         queries = [text[query] for query in chosen]
     with clock("BM25"):
@@ -246,13 +272,17 @@ def compare_chorus(folds: int = 3, seed: int = 0, device: str | None = None) -> 
         systems = [System.of(name, values) for name, values in zip(SYSTEMS, plain, strict=True)]
         condensed = [System.of(name, values) for name, values in zip(SYSTEMS, short, strict=True)]
         measures = {str(MEASURE): systems, f"condensed {MEASURE}": condensed}
+        if complete is not None:
+            truth = {query: complete[query] for query in chosen}
+            true = [evaluate_ranked([MEASURE], ids, truth, chosen)[MEASURE] for ids in runs]
+            measures[f"complete {MEASURE}"] = [System.of(n, v) for n, v in zip(SYSTEMS, true, strict=True)]
         known = [
             np.mean([[d in judged[q] for d in row[:10]] for q, row in zip(chosen, ids, strict=True)])
             for ids in runs
         ]
     return Comparison(
         data=data.name,
-        title=f"Search in Chorus Electronics: {len(chosen)} queries, cross-validated",
+        title=f"{title}: {len(chosen)} queries, cross-validated",
         queries=len(chosen),
         products=len(titles),
         measures=measures,
@@ -270,6 +300,11 @@ def compare_chorus(folds: int = 3, seed: int = 0, device: str | None = None) -> 
         },
         seconds=clock.seconds,
     )
+
+
+def answered(data: JudgedSearch) -> list[int]:
+    """The queries with a relevant judged product; for the others no ranking is better than another."""
+    return [query for query, grades in data.qrels().items() if max(grades.values(), default=0) > 0]
 
 
 def save_figure(comparison: Comparison, path: str | Path) -> Path:
