@@ -150,7 +150,7 @@ def test_coverage_agrees_with_counting_points(points: list[tuple[float, float]])
         crosses = (np.minimum(ay, by) <= y) & (y < np.maximum(ay, by))
         winding += np.where(crosses & (ax + (y - ay) * (bx - ax) / (by - ay) < x), np.sign(by - ay), 0)
     expected = np.minimum(np.abs(winding.reshape(64, 4, 64, 16).mean(axis=(1, 3))), 1.0)
-    # A crossing may lie half a point, 1/32 of a pixel, off, and no line crosses more often than there are edges.
+    # A crossing may lie half a point (1/32 of a pixel) off; a line crosses each edge at most once.
     assert np.abs(table - expected).max() <= len(points) / 32 + 1e-6
     assert np.abs(table - expected).mean() < 0.002 * len(points)
 
