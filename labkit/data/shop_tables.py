@@ -141,7 +141,7 @@ SHOP_SCHEMAS = {
                 "campaign_id": Column(INTEGER, 0),
                 "name": WORDS,
                 "name_zh": WORDS,
-                "department": Column(pl.String, null=True),
+                "departments": Column(pl.List(pl.String)),  # empty for all
                 "discount": Column(FLOAT, 0, 1),
                 "start": DATE,
                 "end": DATE,
@@ -176,15 +176,22 @@ SHOP_SCHEMAS = {
                 "bought": Column(pl.Boolean),
                 "returned": Column(pl.Boolean),
             },
-            key=("session_id", "position"),
+            # A session has several pages, each with positions of its own.
+            key=("session_id", "time", "position"),
         ),
         Schema(
             "reviews",
             {
                 "product_id": number("products.product_id"),
                 "shopper_id": number("shoppers.shopper_id"),
+                "time": CLOCK,
                 "rating": Column(NUMBER, 1, 5),
                 "text": Column(pl.String, pattern=r"\s*\S"),
+                "lang": Column(TEXT, among=LANGUAGES),
+                "verified": Column(pl.Boolean, optional=True),
+                "helpful": Column(INTEGER, 0, optional=True),
+                "sentiment": Column(FLOAT, -1, 1, optional=True),
+                "aspects": Column(pl.String, pattern=r"\{", optional=True),
             },
         ),
         Schema(

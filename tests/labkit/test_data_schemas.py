@@ -243,6 +243,9 @@ def test_the_simulated_shop_keeps_its_own_schemas():
     tables = {"products": market.products, "queries": market.queries}
     for name in ("products", "queries", "qrels", "sessions"):
         validate(getattr(market, name), name, references=tables)
+    made = {name: market.scan(name) for name in SHOP_SCHEMAS if name not in ("qrels", "sessions")}
+    for name, frame in made.items():
+        validate(frame, name, references=made)
     broken = market.qrels.with_columns(product_id=pl.col("product_id") + 1_000)
     with pytest.raises(
         SchemaError, match=r"qrels: column product_id, row 0: \d+ is not in products.product_id"
