@@ -163,7 +163,7 @@ def _log(raw: pl.LazyFrame, done: Cleaned, step: Say) -> tuple[pl.LazyFrame, pl.
 
 
 def _catalogue(
-    raw: pl.LazyFrame, events: pl.LazyFrame, done: Cleaned, step: Step
+    raw: pl.LazyFrame, events: pl.LazyFrame, done: Cleaned, step: Say
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Clean products, and product_id, kept: which id stands for a dropped one."""
     step("texts of the catalogue")
@@ -196,7 +196,7 @@ def _catalogue(
 
 
 def _people(
-    raw: pl.LazyFrame, events: pl.LazyFrame, products: pl.DataFrame, done: Cleaned, step: Step
+    raw: pl.LazyFrame, events: pl.LazyFrame, products: pl.DataFrame, done: Cleaned, step: Say
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Test accounts, and all accounts; programs are noted in ``done.bots``."""
     step("test accounts")
@@ -241,7 +241,7 @@ def _reviews(raw: pl.LazyFrame, products: pl.DataFrame, done: Cleaned, step: Say
 
 
 def _decoded(raw: pl.LazyFrame, texts: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The table with its texts repaired, and row, value ("column text", several by line) of what was damaged."""
+    """The table with its texts repaired, and row and value ("column text", by line) of damage."""
     damage = find_damage(raw, list(texts))
     for column in damage["column"].unique().sort():
         raw = corrected(raw, column, damage.filter(pl.col("column") == column).select("row", "value"))

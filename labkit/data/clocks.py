@@ -32,7 +32,7 @@ def find_skew(
 
     How wrong a clock is can only be told to within the silence around the session. But wrong clocks are wrong
     in a few ways (another time zone), so offsets that lie close together are one way, and all take its
-    median, to the full hour. A clock in 1970 says nothing; such a session begins midway between its neighbours.
+    median, to the full hour. A clock in 1970 says nothing: its session begins midway between its neighbours.
 
     Args:
         events: the log; one row per product shown.

@@ -25,9 +25,9 @@ def find_testers(
 ) -> pl.DataFrame:
     """Find test accounts by their address, their name and what they paid.
 
-    A reserved or company domain is enough by itself, unless so many have it that it is nobody's in particular.
-    A name or a mailbox that says "test" needs nothing else either, because whole words are compared ("Testino"
-    is a name). Paying a penny counts for shoppers who did so in most purchases.
+    A reserved or company domain is enough by itself, unless so many have it that it is nobody's own. A name
+    or a mailbox that says "test" needs nothing else either, because whole words are compared ("Testino" is a
+    name). Paying a penny counts for shoppers who did so in most purchases.
 
     Args:
         shoppers: shopper_id, email, name.
