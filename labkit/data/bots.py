@@ -61,9 +61,9 @@ def behaviour(
     Returns:
         one row per shopper: pages (different moments), days (with a page), pace (pages per such day), spread
         (of the gaps between pages: interquartile range / median; null below 4 gaps), shown, clicks,
-        click_rate, flatness (click rate at positions 6.. over that at 1..5; null without clicks above), bought,
-        night (share of pages from 0 to 5 o'clock), breadth (different products / shown), one_seller (largest
-        share of clicks on one seller) and its seller.
+        click_rate, flatness (click rate at positions 6.. over that at 1..5; null without clicks above),
+        bought, night (share of pages from 0 to 5 o'clock), breadth (different products / shown), one_seller
+        (largest share of clicks on one seller) and its seller.
 
     Example:
         >>> from datetime import datetime

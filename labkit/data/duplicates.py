@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ SEED = 20_250_901
 WORD = r"\p{Han}|[\p{L}\p{N}--\p{Han}]+"  # Chinese is written without spaces: each character counts
 CROWD = 400  # a bucket with more members than this pairs each with its next 40 only: cost stays linear
 NEXT = 40
+Check = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def exact_duplicates(frame: pl.LazyFrame, row: str = "row") -> pl.DataFrame:
@@ -135,39 +136,52 @@ def near_duplicates(
     blocks = np.zeros(products.height, dtype=np.uint64)
     if same:
         blocks = products.select(pl.struct(same).hash(seed=SEED)).to_series().to_numpy()
-    left, right = candidate_pairs(signatures(codes, offsets), blocks)
-    agree = np.ones(len(left), dtype=bool)
-    for name in same:
-        column = products[name]
-        agree &= (column.gather(left) == column.gather(right)).fill_null(False).to_numpy()
-    for name, share in (within or {}).items():
-        values = products[name].cast(pl.Float64).to_numpy()
-        a, b = values[left], values[right]
-        agree &= np.abs(a - b) <= share * np.maximum(a, b)
-    left, right = left[agree], right[agree]
+    checks = [_equal(products[name]) for name in same]
+    checks += [_within(products[name], share) for name, share in (within or {}).items()]
+    checks += [_agreeing(products[attributes])] if attributes is not None else []
+    left, right = candidate_pairs(signatures(codes, offsets), blocks, checks=checks)
     alike = jaccard(codes, offsets, left, right)
     close = alike >= least
     left, right, alike = left[close], right[close], alike[close]
-    if attributes is not None and len(left):
-        facts = {i: json.loads(products[attributes][i] or "{}") for i in {*left.tolist(), *right.tolist()}}
-        sound = np.array(
-            [not conflicting(facts[a], facts[b]) for a, b in zip(left.tolist(), right.tolist(), strict=True)],
-            dtype=bool,
-        )
-        left, right, alike = left[sound], right[sound], alike[sound]
     keys = products[row].cast(pl.Int64).to_numpy()
     found = {"row": keys[right], "of": keys[left], "similarity": alike}
     return nothing if not len(left) else pl.DataFrame(found).sort("row", "of")
 
 
-def conflicting(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
-    """Whether two products state different values for the same attribute.
+def _equal(column: pl.Series) -> Check:
+    code = column.rank("dense").cast(pl.Int64).fill_null(-1).to_numpy()
+    return lambda left, right: (code[left] == code[right]) & (code[left] >= 0)
 
-    Example:
-        >>> conflicting({"colour": "red"}, {"colour": "navy"}), conflicting({"colour": "red"}, {"size": "L"})
-        (True, False)
-    """
-    return any(other[name] != value for name, value in one.items() if name in other)
+
+def _within(column: pl.Series, share: float) -> Check:
+    value = column.cast(pl.Float64).to_numpy()
+    return lambda left, right: (
+        np.abs(value[left] - value[right]) <= share * np.maximum(value[left], value[right])
+    )
+
+
+def _agreeing(column: pl.Series) -> Check:
+    """Attributes of two products do not conflict: a key that both have has the same value."""
+    names: dict[str, int] = {}
+    values: dict[str, int] = {}
+    facts = [json.loads(text or "{}") for text in column]
+    most = max(map(len, facts), default=0)
+    keys = np.full((len(facts), most), -1, dtype=np.int32)
+    held = np.zeros((len(facts), most), dtype=np.int32)
+    for place, one in enumerate(facts):
+        for slot, (name, value) in enumerate(one.items()):
+            keys[place, slot] = names.setdefault(name, len(names))
+            held[place, slot] = values.setdefault(json.dumps(value), len(values))
+
+    def agree(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        sound = np.ones(len(left), dtype=bool)
+        for one in range(most):
+            for other in range(most):
+                shared = (keys[left, one] == keys[right, other]) & (keys[left, one] >= 0)
+                sound &= ~(shared & (held[left, one] != held[right, other]))
+        return sound
+
+    return agree
 
 
 def clusters(pairs: pl.DataFrame) -> pl.DataFrame:
@@ -267,17 +281,21 @@ def signatures(codes: np.ndarray, offsets: np.ndarray, permutations: int = PERMU
     return np.concatenate(blocks)
 
 
-def candidate_pairs(signature: np.ndarray, blocks: np.ndarray, bands: int = BANDS) -> tuple[np.ndarray, ...]:
+def candidate_pairs(
+    signature: np.ndarray, blocks: np.ndarray, bands: int = BANDS, checks: Sequence[Check] = ()
+) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (left < right) whose signatures agree on a whole band and which are of one block.
 
     Args:
         signature: (N, permutations) u32.
         blocks: (N,) u64; only members of one block are paired.
         bands: how many; a divisor of the number of permutations.
+        checks: functions of left and right (P,) that say which pairs may stay; called on each band's pairs,
+            so that what structure rules out is never kept.
     """
     width = signature.shape[1] // bands
     count = len(signature)
-    found = np.zeros(0, dtype=np.int64)
+    found = [np.zeros(0, dtype=np.int64)]
     for band in range(bands):
         key = blocks.copy()
         for column in range(band * width, (band + 1) * width):
@@ -292,9 +310,13 @@ def candidate_pairs(signature: np.ndarray, blocks: np.ndarray, bands: int = BAND
         reach = np.minimum(end - np.arange(count) - 1, np.where(size > CROWD, NEXT, CROWD))
         left = np.repeat(np.arange(count), reach)
         step = np.arange(len(left)) - np.repeat(np.cumsum(reach) - reach, reach) + 1
-        pair = order[left] * count + order[left + step]  # the stable sort keeps left below right
-        found = np.union1d(found, pair)
-    return found // count, found % count
+        one, other = order[left], order[left + step]  # the stable sort keeps one below other
+        for check in checks:
+            kept = check(one, other)
+            one, other = one[kept], other[kept]
+        found.append(one * count + other)
+    pairs = np.unique(np.concatenate(found))
+    return pairs // max(count, 1), pairs % max(count, 1)
 
 
 def jaccard(codes: np.ndarray, offsets: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:

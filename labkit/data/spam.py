@@ -47,7 +47,8 @@ def find_spam(
     a sale. Source: Mukherjee, Liu and Glance, "Spotting fake reviewer groups", WWW 2012.
 
     Args:
-        reviews: row, product_id, rating, verified bool, a time and a text.
+        reviews: row, product_id, rating, verified bool, a time and a text; with shopper_id, those who were
+            caught once are looked at more closely.
         products: product_id, seller_id.
         rules: thresholds.
         time, text, row: names of the columns.
@@ -66,8 +67,9 @@ def find_spam(
         [0, 1, 2, 3, 4]
     """
     r = rules or SpamRules()
+    who = ["shopper_id"] if "shopper_id" in reviews.columns else []
     table = (
-        reviews.select(pl.col(row).cast(pl.Int64).alias("row"), "product_id", "rating", "verified",
+        reviews.select(pl.col(row).cast(pl.Int64).alias("row"), *who, "product_id", "rating", "verified",
                        pl.col(time).cast(pl.Datetime("ms")).alias("time"), pl.col(text).alias("text"))
         .join(products.select("product_id", "seller_id"), on="product_id", how="left")
         .sort("seller_id", "time", "row")
@@ -103,10 +105,30 @@ def find_spam(
             [pl.when(name).then(pl.lit(name)) for name in names], separator=", ", ignore_nulls=True
         ),
     )
+    caught = (pl.col("score") >= r.signs) & (pl.col("in a burst") | pl.col("same wording"))
     return (
-        marked.filter((pl.col("score") >= r.signs) & (pl.col("in a burst") | pl.col("same wording")))
+        _by_the_same(marked.with_columns(caught=caught.fill_null(False)))
+        .filter("caught")
         .select("row", "score", "seller_id", "reason")
         .sort("row")
+    )
+
+
+def _by_the_same(marked: pl.DataFrame) -> pl.DataFrame:
+    """Whoever was caught elsewhere needs fewer signs: one catch for what looks alike, two for the rest."""
+    if "shopper_id" not in marked.columns:
+        return marked
+    others = pl.col("caught").sum().over("shopper_id") - pl.col("caught")
+    mostly = pl.col("caught").mean().over("shopper_id") >= 0.5
+    alike = pl.col("not verified") & pl.col("extreme rating")
+    known = pl.col("shopper_id").is_not_null() & (((others >= 1) & alike) | ((others >= 2) & mostly))
+    known = (known & ~pl.col("caught")).fill_null(False)
+    return marked.with_columns(
+        caught=pl.col("caught") | known,
+        score=pl.col("score") + known.cast(pl.Int64),
+        reason=pl.when(known)
+        .then(pl.concat_str(pl.lit("by a known spammer"), "reason", separator=", ", ignore_nulls=True))
+        .otherwise("reason"),
     )
 
 

@@ -92,8 +92,8 @@ def test_behaviour_is_that_of_a_loop():
     full = events.collect()
     for row in table.iter_rows(named=True):
         mine = full.filter(pl.col("shopper_id") == row["shopper_id"])
-        starts = sorted(mine.group_by("session_id").agg(pl.col("time").min())["time"].to_list())
-        assert row["sessions"] == len(starts)
+        starts = sorted(set(mine["time"]))
+        assert row["pages"] == len(starts)
         assert row["days"] == len({at.date() for at in starts})
         assert row["click_rate"] == pytest.approx(mine["clicked"].mean())
         assert row["breadth"] == pytest.approx(mine["product_id"].n_unique() / mine.height)
@@ -107,6 +107,22 @@ def test_behaviour_is_that_of_a_loop():
         if clicks:
             sellers = [n % 40 for n in clicks]
             assert row["one_seller"] == max(sellers.count(s) for s in sellers) / len(clicks)
+
+
+def test_a_program_that_looks_at_three_products_all_year_is_found_without_a_click():
+    rng = np.random.default_rng(0)
+    watch = (
+        (
+            2000,
+            START + timedelta(days=int(day)),
+            rng.choice([1, 41, 81], 10),
+            np.zeros(10, bool),
+            np.zeros(10, bool),
+        )
+        for day in rng.integers(0, 365, 30)
+    )
+    found = find_bots(behaviour(log(people(rng, 0, 50), watch), PRODUCTS))
+    assert found.select("shopper_id", "kind").rows() == [(2000, "click fraud")]
 
 
 def test_without_sellers_fraud_is_not_guessed():
