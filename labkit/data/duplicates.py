@@ -18,6 +18,7 @@ SEED = 20_250_901
 WORD = r"\p{Han}|[\p{L}\p{N}--\p{Han}]+"  # Chinese is written without spaces: each character counts
 CROWD = 400  # a bucket with more members than this pairs each with its next 40 only: cost stays linear
 NEXT = 40
+PIECE = 20_000  # products whose words are in memory at once
 Check = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -246,6 +247,14 @@ def shingles(texts: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         codes u64, all texts one after the other, and offsets i64 (N + 1) where each text begins.
     """
+    # In pieces, because a table of all words of 200 000 products takes gigabytes and their hashes do not.
+    pieces = [_shingles(texts[start : start + PIECE]) for start in range(0, len(texts), PIECE)]
+    codes = [np.zeros(0, dtype=np.uint64), *(code for code, _ in pieces)]
+    counts = [np.zeros(1, dtype=np.int64), *(count for _, count in pieces)]
+    return np.concatenate(codes), np.cumsum(np.concatenate(counts))
+
+
+def _shingles(texts: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     words = (
         pl.DataFrame({"text": texts.fill_null("")})
         .with_row_index("document")
@@ -263,7 +272,7 @@ def shingles(texts: pl.Series) -> tuple[np.ndarray, np.ndarray]:
         .sort("document", "code")
     )
     counts = np.bincount(codes["document"].to_numpy(), minlength=len(texts))
-    return codes["code"].to_numpy(), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return codes["code"].to_numpy(), counts.astype(np.int64)
 
 
 def signatures(codes: np.ndarray, offsets: np.ndarray, permutations: int = PERMUTATIONS) -> np.ndarray:
@@ -271,8 +280,8 @@ def signatures(codes: np.ndarray, offsets: np.ndarray, permutations: int = PERMU
     from rensa import RMinHash
 
     blocks = [np.zeros((0, permutations), dtype=np.uint32)]
-    for start in range(0, len(offsets) - 1, 20_000):  # the library returns Python lists: not all at once
-        bounds = offsets[start : start + 20_001]
+    for start in range(0, len(offsets) - 1, PIECE):  # the library returns Python lists: not all at once
+        bounds = offsets[start : start + PIECE + 1]
         flat = np.ascontiguousarray(codes[bounds[0] : bounds[-1]])
         matrix = RMinHash.digest_matrix_from_flat_token_hashes(
             flat, (bounds - bounds[0]).astype(np.uint64), permutations, SEED
@@ -323,8 +332,13 @@ def jaccard(codes: np.ndarray, offsets: np.ndarray, left: np.ndarray, right: np.
     """Exact Jaccard similarity of pairs of documents (P,) f64; two empty ones are not alike (0)."""
     from scipy.sparse import csr_array
 
+    # Only the documents that occur in a pair: they are few beside the catalogue.
+    used, place = np.unique(np.concatenate([left, right]), return_inverse=True)
+    left, right = place[: len(left)], place[len(left) :]
+    size = np.diff(offsets)[used]
+    codes = np.concatenate([codes[:0], *(codes[offsets[one] : offsets[one + 1]] for one in used)])
+    offsets = np.concatenate([[0], np.cumsum(size)])
     _, column = np.unique(codes, return_inverse=True)
-    size = np.diff(offsets)
     table = csr_array(
         (np.ones(len(codes), dtype=np.float32), column, offsets), (len(size), max(len(codes), 1))
     )
