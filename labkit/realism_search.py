@@ -17,8 +17,8 @@ from labkit.compare import Comparison, Qrels
 from labkit.data import JudgedSearch
 from labkit.evaluate import paired_permutation_test
 from labkit.shop import Market
+from labkit.shop.demand import TitleMatch
 from labkit.shop.making import catalogue
-from labkit.shop.policies import Production
 from labkit.shop.queries import Shoppers
 from labkit.shop.relevance import Intent
 
@@ -45,7 +45,11 @@ def sample_traffic(market: Market, queries: int = QUERIES, seed: int = 0) -> pl.
     Returns:
         query_id (of ``typed_queries``), text, kind, searches; fewer rows where the log has fewer queries.
     """
-    rows = english_searches(market)
+    return weighted_sample(english_searches(market), queries, seed)
+
+
+def weighted_sample(rows: pl.DataFrame, queries: int, seed: int = 0) -> pl.DataFrame:
+    """Rows drawn without replacement, each next one in proportion to its "searches"."""
     # Efraimidis and Spirakis 2006: the highest u ** (1 / w) are a weighted sample without replacement.
     u = np.random.default_rng(seed).random(rows.height)
     order = np.argsort(np.log(u) / rows["searches"].to_numpy())[::-1]
@@ -66,8 +70,9 @@ def intents(market: Market, query_ids: list[int]) -> dict[int, Intent]:
     found = {number: shop.queries[number].intent for number in query_ids if number < len(shop.queries)}
     shoppers = Shoppers(shop.departments, shop.products, market.seed, stage="typed")
     wanted: dict[str, dict[str, int]] = {}
-    for number, text, kind in demand.table.select("query_id", "text", "kind").iter_rows():
-        if number in query_ids and number not in found:
+    typed = demand.table.filter(pl.col("query_id").is_in(query_ids) & (pl.col("lang") == "en"))
+    for number, text, kind in typed.select("query_id", "text", "kind").iter_rows():
+        if number not in found:
             wanted.setdefault(kind, {})[text] = number
     for kind, missing in wanted.items():
         for _, (text, intent) in zip(range(_DRAFTS), shoppers.drafts(kind), strict=False):
@@ -84,22 +89,22 @@ def intents(market: Market, query_ids: list[int]) -> dict[int, Intent]:
     return found
 
 
-def keyword_pools(market: Market, query_ids: list[int], depth: int = DEPTH) -> np.ndarray:
-    """What the shop's own engine returns: the first of each query's candidates, without exploration.
+def keyword_pools(market: Market, texts: list[str], depth: int = DEPTH) -> list[list[int]]:
+    """What a keyword engine returns: the titles with most of the query's words, well-liked products first.
+
+    Chorus was judged from such an engine. BM25's first ten were judged in 74 % of the cases there and are in
+    76 % here (small market, seed 0); with the shop's own engine, which also guesses the category, in 68 %.
 
     Returns:
-        (Q, depth) product ids.
+        For each query at most ``depth`` product ids, each sharing at least one word with it.
     """
-    shop, year = Production(), market.year
-    demand, rows = year.demand, np.array(query_ids)
-    pool = demand.pool[rows]  # (Q, 60)
-    score = (
-        shop.words * demand.match[rows]
-        + shop.category * demand.guess[rows]
-        + shop.popularity * year.shelf.appeal[pool]
-    )
-    order = np.argsort(-score, axis=1, kind="stable")[:, :depth]
-    return np.take_along_axis(pool, order, axis=1)
+    search, appeal = TitleMatch(market.titles()), market.year.shelf.appeal
+    pools = []
+    for text in texts:
+        fit = search.fit(text)
+        order = np.argsort(-(np.round(fit, 6) + 0.1 * appeal), kind="stable")[:depth]
+        pools.append([int(item) for item in order if fit[item] > 0])
+    return pools
 
 
 def judged_sample(
@@ -120,21 +125,21 @@ def judged_sample(
     Example:
         >>> from labkit.shop import load
         >>> data, truth = judged_sample(load("tiny"), queries=5, depth=10)
-        >>> data.queries.height, data.judgements.height
-        (5, 50)
+        >>> data.queries.height, data.judgements.height <= 50
+        (5, True)
     """
-    sample = sample_traffic(market, queries, seed)
-    numbers = sample["query_id"].to_list()
+    return judged_as_pooled(market, sample_traffic(market, queries, seed), depth)
+
+
+def judged_as_pooled(market: Market, sample: pl.DataFrame, depth: int = DEPTH) -> tuple[JudgedSearch, Qrels]:
+    """Any sample of :func:`english_searches` as a judged set; see :func:`judged_sample`."""
+    numbers, texts = sample["query_id"].to_list(), sample["text"].to_list()
     behind, facts = intents(market, numbers), market.year.shelf.facts
     grades = np.stack([facts.grades(behind[number]) for number in numbers])  # (Q, N)
-    pools = np.sort(keyword_pools(market, numbers, depth), axis=1)  # (Q, depth)
-    judgements = pl.DataFrame(
-        {
-            "query_id": np.repeat(np.arange(len(numbers), dtype=np.int32), pools.shape[1]),
-            "product_id": pools.reshape(-1),
-            "grade": np.take_along_axis(grades, pools, axis=1).reshape(-1),
-        }
-    )
+    pools = keyword_pools(market, texts, depth)
+    pairs = [(row, item) for row, pool in enumerate(pools) for item in sorted(pool)]
+    query, item = np.array(pairs, dtype=np.int32).reshape(-1, 2).T
+    judgements = pl.DataFrame({"query_id": query, "product_id": item, "grade": grades[query, item]})
     rows = sample.select(
         query_id=pl.int_range(pl.len(), dtype=pl.Int32), text="text", kind="kind", searches="searches"
     )
