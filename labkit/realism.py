@@ -35,7 +35,7 @@ class Realism:
     market: str
     sections: list[Section]
     missing: list[str]
-    comparisons: dict[str, Comparison]  # the order of methods: "simulated", "chorus"
+    comparisons: dict[str, Comparison]  # the order of methods: "simulated", "Chorus"
     path: Path
     figures: list[Path]
 
@@ -98,7 +98,7 @@ def report(
         comparisons["simulated"] = compare_judged(data, title, complete, device=device)
         chorus = sets.get(lambda: compare_chorus(device=device), "Chorus Electronics")
         if chorus is not None:
-            comparisons["chorus"] = chorus
+            comparisons["Chorus"] = chorus
         sections.append(order(comparisons, data))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

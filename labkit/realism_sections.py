@@ -456,6 +456,14 @@ def order(comparisons: dict[str, Comparison], data: JudgedSearch) -> Section:
                 + ")."
             )
     said += list(_agreements(comparisons))
+    for source, comparison in comparisons.items():
+        known = comparison.settings.get("judged among the first ten", {})
+        if known:
+            shares = ", ".join(f"{method} {share:.0%}" for method, share in known.items())
+            said.append(
+                f"{source}, judged among each method's first ten: {shares}. What was not judged counts as "
+                "wrong in plain nDCG: the lower the share, the more the plain number understates a method."
+            )
     said += _by_kind(comparisons["simulated"], data)
     return Section(
         "Order of search methods",
@@ -471,13 +479,14 @@ def order(comparisons: dict[str, Comparison], data: JudgedSearch) -> Section:
 
 
 def _agreements(comparisons: dict[str, Comparison]) -> Iterator[str]:
-    if "chorus" not in comparisons:
+    if "Chorus" not in comparisons:
         return
-    real, made = comparisons["chorus"], comparisons["simulated"]
+    real, made = comparisons["Chorus"], comparisons["simulated"]
     plain, condensed, *_ = real.measures
     for mine, theirs in ((plain, plain), (condensed, condensed), (f"complete {plain}", condensed)):
         found = agreement(values_of(real, theirs), values_of(made, mine))
-        text = f"Simulated {mine} against Chorus {theirs}: {found.agree} of {found.pairs} pairs agree"
+        same = "not the same order" if found.against else "the same order"
+        text = f"Simulated {mine} against Chorus {theirs}: {same}, {found.agree} of {found.pairs} pairs agree"
         if found.against:
             text += "; the other way round in the simulation: " + ", ".join(
                 f"{a} over {b}" for a, b in found.against

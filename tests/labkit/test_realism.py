@@ -189,10 +189,10 @@ def test_the_order_section_compares_measure_by_measure():
         return Comparison("made-up", "Made up", n, 500, three, [], {}, {})
 
     section = order(
-        {"simulated": comparison([0.5, 0.6, 0.7, 0.8]), "chorus": comparison([0.75, 0.6, 0.7, 0.8])}, data
+        {"simulated": comparison([0.5, 0.6, 0.7, 0.8]), "Chorus": comparison([0.75, 0.6, 0.7, 0.8])}, data
     )
     text = " ".join(section.said)
-    assert "4 of 6 pairs agree" in text
+    assert "not the same order, 4 of 6 pairs agree" in text
     assert "zero-shot over BM25" in text
     assert "hybrid > fine-tuned > zero-shot > BM25" in section.rows[0][-1]
 
