@@ -21,6 +21,7 @@ from labkit.shop.demand import TitleMatch
 from labkit.shop.making import catalogue
 from labkit.shop.queries import Shoppers
 from labkit.shop.relevance import Intent
+from labkit.text import stem, tokenize
 
 QUERIES, DEPTH = 135, 27  # as many queries and products judged for each as Chorus has
 _DRAFTS = 200_000  # far more than the market drafts of any kind
@@ -149,6 +150,26 @@ def judged_as_pooled(market: Market, sample: pl.DataFrame, depth: int = DEPTH) -
         q: {int(item): int(row[item]) for item in np.flatnonzero(row)} for q, row in enumerate(grades)
     }
     return data, complete
+
+
+def word_shares(data: JudgedSearch, grade: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often a judged product of a grade holds every word of its query, up to a plural s.
+
+    Returns:
+        The share in titles, and in title and description together: (Q,) each, over the queries that have such
+        a product. ESCI's sample has no texts; its shares mean nothing.
+    """
+    titles = [{stem(token) for token in tokenize(text)} for text in data.titles()]
+    whole = [{stem(token) for token in tokenize(text)} for text in data.documents()]
+    text = dict(data.queries.select("query_id", "text").iter_rows())
+    in_title, anywhere = [], []
+    for query, grades in data.qrels().items():
+        wanted = {stem(token) for token in tokenize(text[query])}
+        items = [item for item, found in grades.items() if found == grade]
+        if items:
+            in_title.append(np.mean([wanted <= titles[item] for item in items]))
+            anywhere.append(np.mean([wanted <= whole[item] for item in items]))
+    return np.array(in_title), np.array(anywhere)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ from labkit.realism_search import (
     english_searches,
     order_of_methods,
     values_of,
+    word_shares,
 )
 from labkit.shop import Market
 from labkit.shop.behaviour import EXAMINE
@@ -353,10 +354,18 @@ def grades(data: JudgedSearch, sets: Sets) -> Section:
         _verdict(f"The share of grade {grade}", {name: values[grade] for name, values in all_shares.items()})
         for grade in range(4)
     ]
+    worded = {name: found for name, found in judged.items() if not name.startswith("ESCI")}
+    for grade, title in ((3, "right products"), (0, "wrong products")):
+        held = {name: word_shares(texts, grade) for name, texts in worded.items()}
+        for number, place in enumerate(("title", "title and description")):
+            shares = {name: mean_value(two[number]) for name, two in held.items()}
+            said.append(
+                _verdict(f"The share of {title} (grade {grade}) with all query words in {place}", shares)
+            )
     if len(judged) > 1:
         said.append(
-            "Real pools also hold queries that the shop cannot answer at all, and products that have nothing "
-            "to do with the query; every simulated query has at least three useful products."
+            "Real pools also hold queries that the shop cannot answer, and wrong products that share every "
+            "word (a bag for a laptop); every simulated query has at least three useful products."
         )
     return Section(
         "Grades of judged pairs",

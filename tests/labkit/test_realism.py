@@ -9,9 +9,17 @@ from scipy.special import zeta
 
 from labkit import realism_measures as measures
 from labkit.compare import SYSTEMS, Comparison, System
+from labkit.data import JudgedSearch
 from labkit.evaluate import paired_permutation_test
 from labkit.realism import report
-from labkit.realism_search import agreement, english_searches, intents, judged_sample, order_of_methods
+from labkit.realism_search import (
+    agreement,
+    english_searches,
+    intents,
+    judged_sample,
+    order_of_methods,
+    word_shares,
+)
 from labkit.realism_sections import Sets, _verdict, order
 from labkit.shop import load
 
@@ -158,6 +166,22 @@ def test_the_sample_is_traffic_and_its_grades_are_the_market_s():
     assert first["searches"] == shown.height
     # The frequent ones are drawn more often.
     assert data.queries["searches"].mean() > counts["searches"].mean()
+
+
+def test_word_shares_by_hand():
+    products = pl.DataFrame(
+        {
+            "product_id": [0, 1, 2],
+            "title": ["Red lamp", "Lamps", "Desk"],
+            "description": ["", "in red", "red"],
+        }
+    )
+    queries = pl.DataFrame({"query_id": [0, 1], "text": ["red lamp", "desk"]})
+    judgements = pl.DataFrame({"query_id": [0, 0, 0, 1], "product_id": [0, 1, 2, 2], "grade": [3, 3, 0, 3]})
+    in_title, anywhere = word_shares(JudgedSearch("made-up", products, queries, judgements), 3)
+    assert in_title.tolist() == [0.5, 1.0]
+    assert anywhere.tolist() == [1.0, 1.0]
+    assert word_shares(JudgedSearch("made-up", products, queries, judgements), 0)[1].tolist() == [0.0]
 
 
 def test_intents_of_chinese_queries_are_refused():
