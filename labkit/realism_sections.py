@@ -365,7 +365,7 @@ def grades(data: JudgedSearch, sets: Sets) -> Section:
     if len(judged) > 1:
         said.append(
             "Real pools also hold queries that the shop cannot answer, and wrong products that share every "
-            "word (a bag for a laptop); every simulated query has at least three useful products."
+            "word (a lock for a laptop); every simulated query has at least three useful products."
         )
     return Section(
         "Grades of judged pairs",
@@ -425,7 +425,7 @@ def mailings(market: Market, sets: Sets) -> Section:
     for source, table in tables.items():
         nobody = next(arm for arm in table["arm"].unique() if arm.lower() in ("none", "no e-mail"))
         rate = {}
-        for arm, people in sorted(table.group_by("arm"), key=lambda group: group[0][0] != nobody):
+        for arm, people in sorted(table.group_by("arm"), key=lambda group: (group[0][0] != nobody, group[0])):
             name = str(arm[0])
             visits = people["visit"].cast(pl.Int64).to_numpy()
             bought = people["conversion"].cast(pl.Int64).to_numpy()
