@@ -58,7 +58,7 @@ class Behaviour:
         wearable = np.array([name in WEARABLE for name in shelf.departments])
         self.fit = np.where(wearable[shelf.department], SENT_BACK_WEARABLE, SENT_BACK)
         # What a product is to everybody, computed once. (N,)
-        self.charm = (0.8 + 0.4 * np.sqrt(shelf.appeal)) * (0.85 + 0.3 * shelf.quality)
+        self.charm = (0.6 + 0.9 * np.sqrt(shelf.appeal)) * (0.85 + 0.3 * shelf.quality)
         self.dislike = self.fit + 0.25 * (1 - shelf.quality) * (1 - shelf.quality)
 
     def mood(self, day: int) -> np.ndarray:

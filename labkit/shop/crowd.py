@@ -128,7 +128,9 @@ def _affinity(count: int, shelf: Shelf, seed: int) -> np.ndarray:
     rng = stream(seed, "crowd", "affinity")
     department = 0.12 / (0.12 + rng.random((count, len(shelf.departments))))  # (S, D)
     affinity = np.empty((count, len(shelf.categories)), dtype=np.float32)
+    # Large categories are wanted more, and some far more than others of their size.
     size = np.bincount(shelf.category, minlength=len(shelf.categories)) / len(shelf.category)
+    size = size * 0.15 / (0.15 + stream(seed, "crowd", "categories").random(len(size)))
     for number, home in enumerate(shelf.department_of()):
         affinity[:, number] = department[:, home] * (0.15 / (0.15 + rng.random(count))) * size[number]
     return affinity

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import numpy as np
 import polars as pl
@@ -217,7 +218,7 @@ def raw_reviews(clean: pl.DataFrame, spam: pl.DataFrame, truth: Truth, seed: int
     truth.add("reviews", "review_spam", row[fake])
     truth.add("reviews", "exact_duplicate", row[copied], of=home[source[copied]])
     u = stream(seed, "defects", "reviews", "encoding").random(frame.height)[source]
-    frame = _mojibake(frame, "reviews", ("text",), u < 0.012, truth)
+    frame = _mojibake(frame, "reviews", ("text",), u < 0.03, truth)
     # What the warehouse does not know: the sentiment, and what it is about.
     return frame.drop("sentiment", "aspects", strict=False).select(pl.Series("row", row), pl.all())
 
@@ -308,6 +309,7 @@ def _relisted(products: pl.DataFrame, first_id: int, year: Year, seed: int) -> p
                 "description_zh": _reordered(product["description_zh"], "。", dice),
                 "price": round(product["price"] * dice.between(0.92, 1.08), 2),
                 "seller_id": dice.one(others),
+                "launched": product["launched"] + timedelta(days=1 + dice.below(200)),
                 "attributes": json.dumps({key: known[key] for key in keys}, ensure_ascii=False),
                 "weight_kg": round(product["weight_kg"] * dice.between(0.98, 1.02), 3),
             }

@@ -11,21 +11,23 @@ import polars as pl
 from labkit.shop.chance import Dice, stream
 from labkit.shop.declarations import Department
 from labkit.shop.products import Product
-from labkit.shop.queries import KINDS, Query, Shoppers, answerable
+from labkit.shop.queries import KINDS, PADDED, Query, Shoppers, answerable
 from labkit.shop.queries_zh import chinese_query
 from labkit.shop.shelf import Shelf
 
 POOL = 60  # products that the first stage of the search finds for a query
-# A head query is typed far more often than one with five conditions.
+# What share of the searches for a category is of which kind: heads far more than tails, as in real logs.
 TRAFFIC = {
-    "plain": 4.0,
-    "synonym": 2.5,
-    "attribute": 1.5,
-    "brand": 2.0,
-    "vague": 0.8,
-    "typo": 0.8,
-    "long_tail": 0.6,
+    "plain": 0.38,
+    "brand": 0.22,
+    "attribute": 0.17,
+    "synonym": 0.09,
+    "typo": 0.06,
+    "long_tail": 0.05,
+    "vague": 0.03,
 }
+SKEW = 0.02  # the smaller, the more the most frequent queries of a kind stand out
+PADDED_SHARE = 0.1  # "best sofa" is typed so often for each "sofa"
 HOME_GRADE = 2  # nobody asked for anything: what suits the mood of the day is as good as a near match
 
 
@@ -87,9 +89,7 @@ def make_demand(
     shoppers = Shoppers(departments, products, seed, stage="typed")
     more: list[Query] = []
     for kind in KINDS:
-        share = TRAFFIC[kind] / sum(TRAFFIC.values())
-        # Short heads are soon exhausted, tails are not: the tail has more different queries.
-        wanted = round(count / 2 * (0.5 * KINDS[kind] + 0.5 * share))
+        wanted = round(count / 2 * KINDS[kind])
         drafts = answerable(shoppers.drafts(kind), wanted, shelf.facts, seen)
         more += [Query(text, kind, intent) for text, intent in drafts]
     more = Dice(seed, "typed", "order").shuffled(more)
@@ -108,8 +108,7 @@ def make_demand(
         }
     )
     homes = np.arange(len(shelf.categories))
-    rng = stream(seed, "typed", "traffic")
-    weight = np.array([TRAFFIC[q.kind] for q in asked]) / (0.08 + rng.random(len(asked)))
+    weight = _weights(asked, texts, category, zh, seed)
     pool, grade, match, guess = _pools(products, asked, texts, zh, titles_zh, shelf, seed)
     return Demand(
         table=table,
@@ -121,6 +120,20 @@ def make_demand(
         match=match,
         guess=guess,
     )
+
+
+def _weights(
+    asked: list[Query], texts: list[str], category: np.ndarray, zh: np.ndarray, seed: int
+) -> np.ndarray:
+    """How often each query is typed: the kinds have their shares in each category and language. (Q,)"""
+    kinds = np.array([list(TRAFFIC).index(q.kind) for q in asked])
+    padding = tuple(words.format("").strip() for words in PADDED)
+    padded = np.array([any(word in text.split() for word in padding) for text in texts])
+    luck = SKEW / (SKEW + stream(seed, "typed", "traffic").random(len(asked)))
+    luck = luck * np.where(padded, PADDED_SHARE, 1.0)
+    group = (2 * category + zh) * len(TRAFFIC) + kinds
+    whole = np.bincount(group, luck)
+    return np.array(list(TRAFFIC.values()))[kinds] * luck / whole[group]
 
 
 def _main(query: Query) -> str:

@@ -113,8 +113,11 @@ def _session(year: Year, kind: str, who: int, session: int, second: int, dice: D
         kind, 2
     )
     step = {SCRAPERS: 4 + who % 9, FRAUDS: 20, CRAWLERS: 3}.get(kind, 40)
-    rival = int(shelf.seller[(who * 7919) % len(shelf.seller)])  # whom a fraud clicks out of his budget
+    # Whom a fraud clicks out of his budget: a seller of the category he looks at.
     category = int(shelf.category[(who * 7919) % len(shelf.category)])
+    home = demand.pool[demand.queries + category]
+    old = home[shelf.launched[home] <= 0]
+    rival = int(shelf.seller[old[who % len(old)]])
     parts = []
     for number in range(requests):
         if kind == FRAUDS:

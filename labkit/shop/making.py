@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from labkit.shop.behaviour import Behaviour
-from labkit.shop.calendar import DAYS, MONTHS, START
+from labkit.shop.calendar import DAYS, MIDNIGHT, MONTHS, START
 from labkit.shop.crowd import make_crowd
 from labkit.shop.declarations import Department, departments
 from labkit.shop.defects import Truth, raw_events, raw_products, raw_reviews, raw_shoppers
@@ -61,7 +61,7 @@ GROUPS = {
     "year": ("shoppers", "friends", "life_events", "sellers", "prices", "stock", "campaigns", "typed_queries",
              "events/"),
     "voices": ("reviews", "passages", "questions", "mailing"),
-    "beyond": ("books", "reads", "overlap", "companies", "news", "indicators", "shocks"),
+    "beyond": ("books", "reads", "overlap", "companies", "news", "indicators", "shocks", "states"),
     "raw": ("raw_products", "raw_shoppers", "raw_reviews", "raw_events/", "truth"),
 }  # fmt: skip
 
@@ -176,6 +176,10 @@ def _voices(size: str, seed: int, folder: Path, where: Where, progress: Progress
     wanted = ("session_id", "shopper_id", "time", "product_id", "price", "returned")
     purchases = pl.scan_parquet(where("events")).filter("bought").select(wanted).collect()
     reviews = make_reviews(purchases, products, world.shelf.quality, shoppers, seed)
+    # The tables are those of the year's last night: what is written later isn't there yet.
+    reviews = reviews.filter(pl.col("time") < MIDNIGHT + timedelta(days=DAYS)).with_columns(
+        review_id=pl.int_range(pl.len(), dtype=pl.Int32)
+    )
     progress(0.5)
     passages = make_passages(products, seed)
     questions = make_questions(passages, products, purchases, shoppers, plan.questions, seed)
@@ -208,9 +212,9 @@ def _beyond(size: str, seed: int, folder: Path, where: Where, progress: Progress
         SIZES[size].books,
         seed,
     )
-    _write(folder, vars(books))
+    _write(folder, books.tables())
     progress(0.7)
-    _write(folder, vars(make_news(seed)))
+    _write(folder, make_news(seed).tables())
 
 
 def _raw(size: str, seed: int, folder: Path, where: Where, progress: Progress) -> None:

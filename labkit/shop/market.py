@@ -45,7 +45,8 @@ class Market:
     mailing                   a randomised e-mail test with its true uplift
     books, reads, overlap     a bookshop some of whose readers are shoppers here
     companies, news,          a year of business news, the figures that follow it, and the shocks behind both
-    indicators, shocks
+    indicators, shocks,
+    states
     raw_products, ...         products, shoppers, reviews and events as the warehouse delivers them
     truth                     which raw rows are wrong: table, row, defect, was, of
     ========================  ==================================================================================

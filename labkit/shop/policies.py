@@ -68,8 +68,8 @@ class Production:
     cost_ms: float = 3.0
     words: float = 0.9
     category: float = 0.5
-    popularity: float = 0.35
-    explore: float = 0.3
+    popularity: float = 0.5
+    explore: float = 0.12
 
     def score(self, page: Page) -> np.ndarray:
         return (

@@ -24,6 +24,7 @@ KINDS = {
     "long_tail": 0.15,
 }
 SPLITS = {"train": 0.6, "valid": 0.15, "test": 0.25}
+PADDED = ("best {}", "good {}", "buy {}", "{} sale", "{} online", "new {}")
 MIN_USEFUL = 3  # products with grade 2 or 3 that a query must have
 
 
@@ -283,7 +284,7 @@ def _phrase(noun: str, words: list[str], dice: Dice) -> str:
 def _plainly(noun: str, dice: Dice) -> str:
     if dice.happens(0.8):
         return noun
-    return dice.one(["best {}", "good {}", "buy {}", "{} sale", "{} online", "new {}"]).format(noun)
+    return dice.one(PADDED).format(noun)
 
 
 def _round_cap(price: float) -> float:

@@ -94,7 +94,7 @@ def make_shelf(products: list[Product], seed: int) -> Shelf:
     better = np.array(sellers["rating"])[seller] / 5
     quality = 0.45 * rng.random(n) + 0.2 * rng.random(n) + 0.2 * price_rank + 0.15 * better
     rng = stream(seed, "shelf", "appeal")
-    appeal = 0.03 / (0.03 + rng.random(n)) * (0.5 + 0.5 * quality)
+    appeal = 0.02 / (0.02 + rng.random(n)) * (0.5 + 0.5 * quality)
     rng = stream(seed, "shelf", "launch")
     new = rng.random(n) < 0.3
     launched = np.where(new, np.floor(rng.random(n) * DAYS), -1 - np.floor(rng.random(n) * 900))
