@@ -99,12 +99,14 @@ def _data() -> list[Check]:
         return [
             Check("real data", False, "LABKIT_DATA is not set; lessons use the simulated shop", needed=False)
         ]
-    from labkit.data import DATA_SETS, locate
+    from labkit.data import describe_sets
 
-    checks = []
-    for data in DATA_SETS.values():
-        try:
-            checks.append(Check(data.name, True, str(locate(data)), needed=False))
-        except (FileNotFoundError, ValueError) as error:
-            checks.append(Check(data.name, False, str(error), needed=False))
-    return checks
+    return [
+        Check(
+            str(entry["name"]),
+            bool(entry["found"]),
+            str(entry["where" if entry["found"] else "how"]),
+            needed=False,
+        )
+        for entry in describe_sets()
+    ]

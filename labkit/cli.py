@@ -7,9 +7,11 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from labkit import cli_data
 
 if TYPE_CHECKING:
     from labkit.checkup import Check
@@ -24,6 +26,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(cli_data.app, name="data")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
@@ -95,49 +99,6 @@ def search(
         typer.echo(json.dumps({**comparison.as_json(), "figure": None if saved is None else str(saved)}))
     else:
         _show(comparison, saved)
-
-
-@app.command("data")
-def data_command(
-    size: Annotated[str, typer.Option(help="Size of the simulated shop: tiny or small.")] = "small",
-    seed: Annotated[int, typer.Option(help="Seed of the simulated shop.")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Make the simulated shop, and list the data sets that are here and that are missing."""
-    from labkit.data import DATA_SETS, DataMissing, locate
-    from labkit.shop import load
-
-    market = load(size, seed)
-    splits = dict(market.queries["split"].value_counts().iter_rows())
-    shop = {
-        "size": size,
-        "seed": seed,
-        "products": market.products.height,
-        "queries": splits,
-        "grades": market.qrels.height,
-        "impressions": market.sessions.height,
-        "clicks": int(market.sessions["clicked"].sum()),
-    }
-    sets: list[dict[str, Any]] = []
-    for known in DATA_SETS.values():
-        entry: dict[str, Any] = {"name": known.name, "what": known.title, "licence": known.licence}
-        try:
-            entry |= {"found": True, "where": str(locate(known))}
-        except DataMissing as missing:
-            entry |= {"found": False, "where": str(missing)}
-        sets.append(entry)
-    if as_json:
-        typer.echo(json.dumps({"shop": shop, "sets": sets}))
-        return
-    typer.echo(
-        f"The simulated shop ({size}, seed {seed}): {shop['products']:,} products; queries: "
-        + ", ".join(f"{splits[name]} {name}" for name in ("train", "valid", "test"))
-        + f"; {shop['grades']:,} grades; {shop['impressions']:,} impressions with {shop['clicks']:,} clicks."
-    )
-    for entry in sets:
-        typer.echo(
-            f"{entry['name']}: " + (f"found in {entry['where']}." if entry["found"] else entry["where"])
-        )
 
 
 @app.command()

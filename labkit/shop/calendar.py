@@ -55,14 +55,15 @@ CAMPAIGNS = (
     Campaign("Back to work", "开学返工季", _day(9, 1), _day(9, 14), 0.1, 1.1, ("computing", "clothing")),
     Campaign("Singles' Day", "双十一", _day(11, 8), _day(11, 11), 0.15, 1.9),
     Campaign("Black Friday", "黑色星期五", _day(11, 27), _day(12, 1), 0.2, 2.1),
-    Campaign(
-        "Twelve days of gifts", "圣诞礼物季", _day(12, 8), _day(12, 20), 0.1, 1.3, ("toys and games", "audio and phones", "beauty and care")
-    ),
+    Campaign("Twelve days of gifts", "圣诞礼物季", _day(12, 8), _day(12, 20), 0.1, 1.3,
+             ("toys and games", "audio and phones", "beauty and care")),
     Campaign("January sale", "年初清仓", _day(1, 2), _day(1, 14), 0.2, 1.25),
-    Campaign("Valentine's week", "情人节", _day(2, 7), _day(2, 14), 0.1, 1.05, ("beauty and care", "shoes, bags and luggage")),
+    Campaign("Valentine's week", "情人节", _day(2, 7), _day(2, 14), 0.1, 1.05,
+             ("beauty and care", "shoes, bags and luggage")),
     Campaign("Gardens open", "开园季", _day(3, 27), _day(4, 9), 0.12, 1.1, ("garden and DIY",)),
     Campaign("618", "618 年中大促", _day(6, 12), _day(6, 18), 0.15, 1.6),
-    Campaign("Summer out of doors", "夏日户外节", _day(7, 10), _day(7, 20), 0.12, 1.05, ("sports and outdoors",)),
+    Campaign("Summer out of doors", "夏日户外节", _day(7, 10), _day(7, 20), 0.12, 1.05,
+             ("sports and outdoors",)),
 )  # fmt: skip
 
 

@@ -14,7 +14,10 @@ from labkit.shop.shelf import TASTES, Shelf
 
 # What happens in a life, how many in a thousand it happens to in the year, and what is then bought.
 LIFE_EVENTS = {
-    "moved home": (90, {"furniture": 6.0, "kitchen": 4.0, "bed, bath and textiles": 4.0, "garden and DIY": 3.0}),
+    "moved home": (
+        90,
+        {"furniture": 6.0, "kitchen": 4.0, "bed, bath and textiles": 4.0, "garden and DIY": 3.0},
+    ),
     "new baby": (40, {"baby": 25.0, "bed, bath and textiles": 2.0}),
     "new pet": (50, {"pets": 25.0}),
     "new job": (60, {"clothing": 3.0, "shoes, bags and luggage": 3.0, "computing": 3.0}),
@@ -32,14 +35,16 @@ _CITIES = {
 }  # fmt: skip
 _NAMES = {
     "en": (
-        "Ada Amir Anna Ben Carla Chloe Daniel Dev Ella Emma Farah Finn George Grace Hana Harry Isla Jack Jade "
-        "Kofi Leah Liam Maya Mia Noah Nora Oliver Omar Poppy Priya Rosa Ruby Sam Sofia Theo Tom Uma Will Yusuf Zoe",
-        "Adams Ahmed Allen Baker Begum Bell Brown Carter Clarke Cole Cooper Davies Evans Fisher Green Hall Hughes "
-        "Jones Kaur Kelly Khan King Lewis Marsh Mensah Moore Okafor Parker Patel Reed Roberts Scott Shah Singh "
-        "Smith Taylor Walker White Wood Wright",
+        "Ada Amir Anna Ben Carla Chloe Daniel Dev Ella Emma Farah Finn George Grace Hana Harry Isla Jack "
+        "Jade Kofi Leah Liam Maya Mia Noah Nora Oliver Omar Poppy Priya Rosa Ruby Sam Sofia Theo Tom Uma "
+        "Will Yusuf Zoe",
+        "Adams Ahmed Allen Baker Begum Bell Brown Carter Clarke Cole Cooper Davies Evans Fisher Green Hall "
+        "Hughes Jones Kaur Kelly Khan King Lewis Marsh Mensah Moore Okafor Parker Patel Reed Roberts Scott "
+        "Shah Singh Smith Taylor Walker White Wood Wright",
     ),
     "zh": (
-        "伟 芳 娜 敏 静 磊 洋 艳 勇 杰 娟 涛 明 超 霞 平 刚 桂英 建国 雨桐 梓涵 子轩 欣怡 浩然 思远 佳琪 文博 晓雯 嘉怡 俊熙",
+        "伟 芳 娜 敏 静 磊 洋 艳 勇 杰 娟 涛 明 超 霞 平 刚 桂英 建国 雨桐 "
+        "梓涵 子轩 欣怡 浩然 思远 佳琪 文博 晓雯 嘉怡 俊熙",
         "王 李 张 刘 陈 杨 黄 赵 吴 周 徐 孙 马 朱 胡 郭 何 林 罗 高 梁 郑 谢 宋 唐",
     ),
 }

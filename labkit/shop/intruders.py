@@ -13,6 +13,10 @@ from labkit.shop.chance import Dice
 from labkit.shop.replay import SCREENS, SURFACES, Year
 
 SCRAPERS, FRAUDS, CRAWLERS, TESTERS = "scraper", "click fraud", "crawler", "test account"
+_GIVEN, _FAMILY = ("Alex", "Kim", "Lee", "Max"), ("Gray", "Stone", "Field")
+# Requests in a session (at least, and up to so many more), seconds between them (a few more, the same for
+# one account), and by how much they vary.
+HABITS = {SCRAPERS: (10, 12, 4, 1), FRAUDS: (1, 3, 20, 20), CRAWLERS: (5, 12, 3, 1), TESTERS: (2, 1, 40, 40)}
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def make_intruders(year: Year, accounts: pl.DataFrame, seed: int) -> Intruders:
     dice = Dice(seed, "intruders")
     each = max(2, min(1200, round(len(year.crowd.taste) / 300)))
     kinds = [SCRAPERS] * each + [FRAUDS] * each + [CRAWLERS] * each + [TESTERS] * max(2, min(40, each // 2))
-    logs: list[dict[str, np.ndarray]] = []
+    logs: list[pl.DataFrame] = []
     people = []
     session = int(year.visits.session[-1]) + 1
     for number, kind in enumerate(kinds):
@@ -57,27 +61,17 @@ def make_intruders(year: Year, accounts: pl.DataFrame, seed: int) -> Intruders:
             log = _session(year, kind, who, session, second, dice)
             session += 1
             logs.append(log)
-    names = (
-        "session_id",
-        "shopper_id",
-        "second",
-        "asked",
-        "product_id",
-        "position",
-        "clicked",
-        "carted",
-        "bought",
-    )
-    merged = {name: np.concatenate([log[name] for log in logs]) for name in names}
     kept = {"shopper_id": pl.Int32, "birth_year": pl.Int16}
-    return Intruders(pl.DataFrame(people, schema_overrides=kept), _events(year, merged, kinds, accounts.height))
+    return Intruders(
+        pl.DataFrame(people, schema_overrides=kept), _events(year, pl.concat(logs), kinds, accounts.height)
+    )
 
 
 def _account(who: int, kind: str, dice: Dice) -> dict[str, object]:
     tester = kind == TESTERS
     return {
         "shopper_id": who,
-        "name": f"Test Account {who}" if tester else f"{dice.one(['Alex', 'Kim', 'Lee', 'Max'])} {dice.one(['Gray', 'Stone', 'Field'])}",
+        "name": f"Test Account {who}" if tester else f"{dice.one(_GIVEN)} {dice.one(_FAMILY)}",
         "email": f"qa+{who}@persimmon.test" if tester else f"m{dice.below(10**6)}{who}@post.example",
         "phone": f"07700 9{dice.below(100_000):05d}",
         "postcode": f"N{1 + dice.below(19)} {1 + dice.below(9)}AA",
@@ -97,8 +91,7 @@ def _starts(kind: str, dice: Dice) -> list[int]:
     if kind == SCRAPERS:
         # A job that runs every few days at the same minute.
         every, first, minute = 3 + dice.below(12), dice.below(60), dice.below(1440)
-        days = range(first, DAYS - 1, every)
-        return [day * 86_400 + minute * 60 + dice.below(20) for day in days][:8]
+        return [d * 86_400 + minute * 60 + dice.below(20) for d in range(first, DAYS - 1, every)][:8]
     count = {FRAUDS: 25 + dice.below(25), CRAWLERS: 6 + dice.below(10), TESTERS: 5 + dice.below(6)}[kind]
     base = dice.below(DAYS - 60)
     days = [base + dice.below(55) for _ in range(count)]
@@ -107,35 +100,27 @@ def _starts(kind: str, dice: Dice) -> list[int]:
     return [day * 86_400 + dice.below(86_400 - 7200) for day in days]
 
 
-def _session(year: Year, kind: str, who: int, session: int, second: int, dice: Dice) -> dict[str, np.ndarray]:
+def _session(year: Year, kind: str, who: int, session: int, second: int, dice: Dice) -> pl.DataFrame:
+    """One session: as many requests as the kind makes, up to ten products each."""
     demand, shelf = year.demand, year.shelf
-    requests = {SCRAPERS: 10 + dice.below(12), FRAUDS: 1 + dice.below(3), CRAWLERS: 5 + dice.below(12)}.get(
-        kind, 2
-    )
-    step = {SCRAPERS: 4 + who % 9, FRAUDS: 20, CRAWLERS: 3}.get(kind, 40)
+    requests, span, pause, jitter = HABITS[kind]
     # Whom a fraud clicks out of his budget: a seller of the category he looks at.
     category = int(shelf.category[(who * 7919) % len(shelf.category)])
     home = demand.pool[demand.queries + category]
     old = home[shelf.launched[home] <= 0]
     rival = int(shelf.seller[old[who % len(old)]])
-    parts = []
-    for number in range(requests):
-        if kind == FRAUDS:
-            asked = demand.queries + category
-        else:
-            asked = dice.below(demand.queries)
-        at = min(
-            second + number * step + (dice.below(step) if kind in (FRAUDS, TESTERS) else 0), DAYS * 86_400 - 1
-        )
-        day = at // 86_400
+    pages = []
+    for number in range(requests + dice.below(span)):
+        asked = demand.queries + category if kind == FRAUDS else dice.below(demand.queries)
+        moment = min(second + number * (pause + who % 9) + dice.below(jitter), DAYS * 86_400 - 1)
+        day = moment // 86_400
         pool = demand.pool[asked]
-        if kind == FRAUDS:  # scrolls to wherever the rival stands
-            pool = np.concatenate([pool[shelf.seller[pool] == rival][:2], pool])
-            pool = pool[np.sort(np.unique(pool, return_index=True)[1])]
-            pool = np.array(dice.shuffled(pool[:10].tolist()), dtype=np.int64)
         gone = year.prices.gone[pool]
-        there = (shelf.launched[pool] <= day) & ((day < gone[:, 0]) | (day >= gone[:, 1]))
-        shown = pool[there][:10]
+        pool = pool[(shelf.launched[pool] <= day) & ((day < gone[:, 0]) | (day >= gone[:, 1]))]
+        if kind == FRAUDS:  # scrolls to wherever the rival stands
+            order = np.argsort(shelf.seller[pool] != rival, kind="stable")
+            pool = np.array(dice.shuffled([*pool[order[:2]], *pool[order[2:]][:8]]), dtype=np.int64)
+        shown = pool[:10]
         roll = dice.rng.random(len(shown))
         clicked = {
             SCRAPERS: roll < 0.01,
@@ -144,35 +129,24 @@ def _session(year: Year, kind: str, who: int, session: int, second: int, dice: D
             TESTERS: np.arange(len(shown)) == 0,
         }[kind]
         bought = clicked & (kind == TESTERS)
-        parts.append(
-            (
-                np.full(len(shown), at),
-                np.full(len(shown), asked),
-                shown,
-                np.arange(1, len(shown) + 1),
-                clicked,
-                bought,
+        pages.append(
+            pl.DataFrame(
+                {
+                    "second": np.full(len(shown), moment),
+                    "asked": np.full(len(shown), asked),
+                    "product_id": shown.astype(np.int64),
+                    "position": np.arange(1, len(shown) + 1),
+                    "clicked": clicked,
+                    "carted": bought,
+                    "bought": bought,
+                }
             )
         )
-    at, asked_, product, position, clicked, bought = (
-        np.concatenate(column) for column in zip(*parts, strict=True)
-    )
-    return {
-        "session_id": np.full(len(at), session),
-        "shopper_id": np.full(len(at), who),
-        "second": at,
-        "asked": asked_,
-        "product_id": product,
-        "position": position,
-        "clicked": clicked,
-        "carted": bought,
-        "bought": bought,
-    }  # fmt: skip
+    return pl.concat(pages).with_columns(session_id=pl.lit(session), shopper_id=pl.lit(who))
 
 
-def _events(year: Year, log: dict[str, np.ndarray], kinds: list[str], first: int) -> pl.DataFrame:
-    order = np.argsort(log["second"], kind="stable")
-    log = {name: values[order] for name, values in log.items()}
+def _events(year: Year, done: pl.DataFrame, kinds: list[str], first: int) -> pl.DataFrame:
+    log = {column.name: column.to_numpy() for column in done.sort("second", maintain_order=True)}
     day = log["second"] // 86_400
     price = np.empty(len(day))
     for today in np.unique(day):

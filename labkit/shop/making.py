@@ -12,7 +12,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,7 @@ class Size:
 SIZES = {
     "tiny": Size(600, 80, 2_000, 2, 200, 2_000, 200, 100, 200),
     "small": Size(6_600, 400, 20_000, None, 3_000, 40_000, 4_000, 1_500, 2_000),
+    "medium": Size(20_000, 400, 40_000, None, 12_000, 200_000, 8_000, 4_000, 5_000),
     "full": Size(200_000, 400, 100_000, None, 120_000, 2_200_000, 20_000, 20_000, 20_000),
 }
 # Tables by group; those with a trailing slash are folders of parts, one a month.
@@ -225,7 +228,7 @@ def _raw(size: str, seed: int, folder: Path, where: Where, progress: Progress) -
     clean, reviews = pl.read_parquet(where("products")), pl.read_parquet(where("reviews"))
     of_seller = np.argsort(world.shelf.seller, kind="stable")
     limits = np.searchsorted(world.shelf.seller[of_seller], np.arange(len(world.shelf.sellers) + 1))
-    sold = [of_seller[a:b].tolist() for a, b in zip(limits, limits[1:], strict=False)]
+    sold = [of_seller[a:b].tolist() for a, b in pairwise(limits)]
     spam = make_spam(
         clean,
         [ids for ids in sold if ids],
@@ -291,13 +294,14 @@ def _announced(text: str) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} %"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        print(f"{text} ...", file=sys.stderr)
+        yield lambda share: None
+        return
+    percent = TextColumn("{task.percentage:.0f} %")
+    columns = (TextColumn("{task.description}"), BarColumn(), percent, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(text, total=1.0)
         yield lambda share: bar.update(task, completed=share)
 

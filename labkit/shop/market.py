@@ -32,9 +32,9 @@ class Market:
     The four tables of the catalogue and its judged queries are there at once. The others are made when they
     are first asked for, by :meth:`read` or :meth:`scan`, and kept:
 
-    ========================  ==================================================================================
-    shoppers, friends,        who the shoppers are (with the personal data that a shop should not hand round),
-    life_events               whom they know, what happened to them
+    ========================  ===========================================================================
+    shoppers, friends,        who the shoppers are (personal data that a shop should not hand round
+    life_events               included), whom they know, what happened to them
     sellers, prices, stock,   who sells; every change of a price; when something was out of stock; sales
     campaigns
     typed_queries             every text that was typed, in two languages; the judged ones first
@@ -49,7 +49,7 @@ class Market:
     states
     raw_products, ...         products, shoppers, reviews and events as the warehouse delivers them
     truth                     which raw rows are wrong: table, row, defect, was, of
-    ========================  ==================================================================================
+    ========================  ===========================================================================
 
     Attributes:
         products: product_id i32, title, description, brand, category, department (str), price f64 (GBP),
@@ -211,7 +211,10 @@ def load(size: str = "small", seed: int = 0) -> Market:
 def generate(size: str = "small", seed: int = 0) -> Market:
     """Make a market's catalogue in memory, without reading or writing any file outside the package."""
     _check(size, seed)
-    return Market(**making.core_tables(size, seed), size=size, seed=seed)
+    tables = making.core_tables(size, seed)
+    return Market(
+        tables["products"], tables["queries"], tables["qrels"], tables["sessions"], size=size, seed=seed
+    )
 
 
 def forget(size: str, seed: int) -> None:
@@ -219,6 +222,12 @@ def forget(size: str, seed: int) -> None:
     shutil.rmtree(_place(home(), size, seed), ignore_errors=True)
     making.catalogue.cache_clear()
     making.year.cache_clear()
+
+
+def combined(fingerprints: dict[str, str]) -> str:
+    """One hash for a whole market, of the hashes of its tables."""
+    lines = [f"{table} {digest}" for table, digest in sorted(fingerprints.items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 @cache

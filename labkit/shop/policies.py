@@ -52,8 +52,13 @@ class Page:
 class Policy(Protocol):
     """Anything with a name, a cost and a score."""
 
-    name: str
-    cost_ms: float  # of computing time for one request
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def cost_ms(self) -> float:
+        """Computing time for one request."""
+        ...
 
     def score(self, page: Page) -> np.ndarray:
         """(S, C) float; the ten highest are shown, highest first. What is not available is left out later."""

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from labkit.shop.chance import Dice
+from labkit.shop.chinese import chinese
 from labkit.shop.declarations import Brand, Category, Department
 from labkit.shop.listing import STYLES, Listing, write_listing
 from labkit.shop.listing_zh import write_listing_zh
 
 # A shop is sold by people with habits: most write plain listings, some hardly bother, some overdo it.
+# Sellers fill in a form, so most descriptions end with what the shop calls the thing, whatever the title says.
+TYPED = 0.85
 SELLERS = 9  # of each department; each has its own style in each category
 STYLE_WEIGHTS = {"standard": 0.46, "terse": 0.2, "stuffed": 0.17, "flowery": 0.17}
 
@@ -49,6 +52,8 @@ def _fill(department: Department, category: Category, quota: int, seed: int) -> 
     dice = Dice(seed, "products", department.name, category.name)
     words = Dice(seed, "listings", department.name, category.name)
     words_zh = Dice(seed, "listings-zh", department.name, category.name)
+    types = Dice(seed, "product types", department.name, category.name)
+    names_zh = chinese()[department.name].categories[category.name].nouns.listed
     brands = dice.shuffled([b for b in department.brands.values() if category.name in b.makes])
     styles = [list(STYLE_WEIGHTS)[dice.weighted(list(STYLE_WEIGHTS.values()))] for _ in range(SELLERS)]
     products: list[Product] = []
@@ -70,13 +75,17 @@ def _fill(department: Department, category: Category, quota: int, seed: int) -> 
             assert style in STYLES
             listing = Listing(department, category, brand.name, line, model, attributes, style)
             title, description = write_listing(listing, words)
+            title_zh, description_zh = write_listing_zh(listing, words_zh)
+            if types.happens(TYPED):
+                description = f"{description} Product type: {category.nouns.listed[0]}.".strip()
+                description_zh = f"{description_zh}商品类型：{names_zh[0]}。"
             price = _rounded(
                 base_price * _size_factor(category, category.vary, value) * dice.between(0.92, 1.1)
             )
             products.append(
                 Product(
                     category.name, department.name, brand.name, line, model, attributes, price, title,
-                    description, *write_listing_zh(listing, words_zh), seller
+                    description, title_zh, description_zh, seller
                 )
             )  # fmt: skip
     return products

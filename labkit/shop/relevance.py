@@ -106,7 +106,8 @@ class Facts:
                 other_line = other_brand | (self.line.map(rows, {intent.line: 0}, 1, 1) > 0)
                 wrong = wrong + OTHER_LINE * other_line
                 if intent.model is not None:
-                    wrong = wrong + OTHER_MODEL * (other_line | (self.model.map(rows, {intent.model: 0}, 1, 1) > 0))
+                    other_model = self.model.map(rows, {intent.model: 0}, 1, 1) > 0
+                    wrong = wrong + OTHER_MODEL * (other_line | other_model)
             cost = cost + wrong
         if intent.price_max is not None:
             price = self.price[rows]

@@ -55,7 +55,7 @@ class Outcome:
         revenue: GBP paid for what was kept, as drawn.
         expected_revenue: GBP, its expectation.
         expected_profit: GBP: commissions on it, less the handling of returns and the serving.
-        satisfaction: expected share of requests whose shopper looks at something that answers them, in [0, 1].
+        satisfaction: expected share of requests whose shopper sees something that answers them, in [0, 1].
         serving_cost: GBP.
         gini: of the exposure over sellers that are in the shop: 0 all alike, 1 one has all.
         sellers: seller_id, exposure (expected looks), share, expected_revenue.

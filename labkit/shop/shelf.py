@@ -143,7 +143,7 @@ _SECOND = ("Trading", "Goods", "House", "Supply", "Direct", "Store", "Merchants"
 def _sellers(departments: list[str], seed: int) -> pl.DataFrame:
     dice = Dice(seed, "sellers")
     seen: set[str] = set()
-    rows = []
+    rows: list[dict[str, object]] = []
     for name in departments:
         for _ in range(SELLERS):
             title = f"{dice.one(_FIRST)} {dice.one(_SECOND)}"
