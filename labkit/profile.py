@@ -27,7 +27,7 @@ class Profile:
         funnel: impressions, clicks, carts, purchases, returns: counts over the year.
         surfaces: surface, impressions, click_rate, purchase_rate.
         positions: device, position, impressions, click_rate.
-        weeks: department, week (0 to 51), purchases, index (1 is the department's mean week).
+        weeks: department, week (0 to 51), clicks, index (1 is the department's mean week).
         hours: hour, requests.
         lengths: requests in a session, sessions.
         popularity: share of products (0 to 1, the most clicked first), share of clicks.
@@ -123,17 +123,17 @@ def _tables(market: Market) -> pl.DataFrame:
 
 def _weeks(market: Market) -> pl.DataFrame:
     week = ((pl.col("time").dt.date() - START).dt.total_days() // 7).clip(0, 51).alias("week")
-    sold = market.scan("events").filter("bought").select("product_id", week)
-    named = sold.join(market.products.lazy().select("product_id", "department"), on="product_id")
-    table = _run(named.group_by("department", "week").agg(purchases=pl.len()))
+    seen = market.scan("events").filter("clicked").select("product_id", week)
+    named = seen.join(market.products.lazy().select("product_id", "department"), on="product_id")
+    table = _run(named.group_by("department", "week").agg(clicks=pl.len()))
     grid = (
         table.select("department")
         .unique()
         .join(pl.DataFrame({"week": range(52)}).cast(pl.Int64), how="cross")
     )
     table = grid.join(table.cast({"week": pl.Int64}), on=["department", "week"], how="left")
-    table = table.with_columns(pl.col("purchases").fill_null(0)).sort("department", "week")
-    return table.with_columns(index=pl.col("purchases") / pl.col("purchases").mean().over("department"))
+    table = table.with_columns(pl.col("clicks").fill_null(0)).sort("department", "week")
+    return table.with_columns(index=pl.col("clicks") / pl.col("clicks").mean().over("department"))
 
 
 def _popularity(events: pl.LazyFrame, products: int) -> pl.DataFrame:
@@ -178,19 +178,12 @@ def _ratios(market: Market) -> pl.DataFrame:
 
 
 def _clocks(market: Market) -> pl.DataFrame:
-    # The log is in the order of arrival: each clock against the median of the thousand lines around it.
+    # The log is in the order of arrival: each clock against the median of the requests around it.
     raw = market.scan("raw_events").filter(pl.col("position") == 1).select("row", "time")
-    seconds = pl.col("time").dt.epoch("s")
-    block = pl.col("row") // 1000
-    usual = raw.group_by(block=block).agg(usual=seconds.median())
-    off = ((seconds - pl.col("usual")) / 3600).round().clip(-12, 12).cast(pl.Int32)
-    return _run(
-        raw.with_columns(block=block)
-        .join(usual, on="block")
-        .group_by(hours=off)
-        .agg(requests=pl.len())
-        .sort("hours")
-    )
+    asked = _run(raw).sort("row").select(seconds=pl.col("time").dt.epoch("s"))
+    usual = pl.col("seconds").rolling_median(15, min_samples=1, center=True)
+    off = ((pl.col("seconds") - usual) / 3600).round().clip(-12, 12).cast(pl.Int32)
+    return asked.group_by(hours=off).agg(requests=pl.len()).sort("hours")
 
 
 def _accounts(market: Market, most: int = 4_000) -> pl.DataFrame:

@@ -86,13 +86,14 @@ def _clicks(found: Profile, title: str) -> Any:
         xlabel="products, the most clicked first (%)",
         ylabel="clicks (%)",
     )
+    offers = found.prices.filter(pl.col("impressions") >= 100)
     for column, colour, marker, label in (
         ("click_rate", PALETTE["blue"], "o", "clicked, of those shown"),
         ("purchase_rate", PALETTE["orange"], "s", "bought, of those clicked"),
     ):
         price.plot(
-            100 * found.prices["discount"],
-            100 * found.prices[column],
+            100 * offers["discount"],
+            100 * offers[column],
             marker=marker,
             color=colour,
             label=label,
@@ -113,9 +114,9 @@ def _seasons(found: Profile, title: str) -> Any:
     columns = min(4, len(departments))
     lines = -(-len(departments) // columns)
     figure = _figure(11, 1.9 * lines + 1.2)
-    figure.suptitle(f"Purchases by week, 1 is the department's mean: {title}", fontweight="bold")
+    figure.suptitle(f"Clicks by week, 1 is the department's mean: {title}", fontweight="bold")
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    whole = found.weeks.group_by("week").agg(pl.col("purchases").sum()).sort("week")["purchases"]
+    whole = found.weeks.group_by("week").agg(pl.col("clicks").sum()).sort("week")["clicks"]
     for axes, name in zip(grid.flat, departments, strict=False):
         rows = found.weeks.filter(pl.col("department") == name)
         axes.plot(rows["week"], whole / whole.mean(), color=FAINT, linewidth=1.5)
@@ -124,8 +125,8 @@ def _seasons(found: Profile, title: str) -> Any:
         axes.set_xticks([0, 13, 26, 39, 51], ["Sep", "Dec", "Mar", "Jun", "Aug"])
     for axes in list(grid.flat)[len(departments) :]:
         axes.set_axis_off()
-    grid.flat[0].set_ylim(0, 4)
-    figure.supylabel("purchases relative to the mean week")
+    grid.flat[0].set_ylim(0, 3)
+    figure.supylabel("clicks relative to the mean week")
     figure.supxlabel("week from September to August (grey: the whole shop)")
     return figure
 
@@ -162,7 +163,7 @@ def _defects(found: Profile, title: str) -> Any:
     clock.bar(found.clocks["hours"], found.clocks["requests"], color=PALETTE["blue"])
     clock.set_yscale("log")
     clock.set(
-        title="Clocks that are hours off; the ends hold all beyond",
+        title="Clocks that are hours off (the ends hold all beyond)",
         xlabel="time in the log minus time of arrival (hours)",
         ylabel="raw requests (log scale)",
     )

@@ -12,7 +12,7 @@ from labkit.shop.listing import STYLES, Listing, write_listing
 from labkit.shop.listing_zh import write_listing_zh
 
 # A shop is sold by people with habits: most write plain listings, some hardly bother, some overdo it.
-# Sellers fill in a form, so most descriptions end with what the shop calls the thing, whatever the title says.
+# Sellers fill in a form, so most descriptions end with the usual name of the thing, whatever the title says.
 TYPED = 0.85
 SELLERS = 9  # of each department; each has its own style in each category
 STYLE_WEIGHTS = {"standard": 0.46, "terse": 0.2, "stuffed": 0.17, "flowery": 0.17}
