@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The simulated market and real data sets.", no_args_is_help=True)
 
-Size = Annotated[str, typer.Option(help="Size of the simulated market: tiny, small or full.")]
+Size = Annotated[str, typer.Option(help="Size of the simulated market: tiny, small, medium or full.")]
 Seed = Annotated[int, typer.Option(help="Seed of the simulated market.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
@@ -134,7 +134,7 @@ def fetch(
 
 @app.command()
 def realism(
-    size: Size = "small",
+    size: Size = "medium",
     seed: Seed = 0,
     folder: Annotated[Path, typer.Option(help="Gets realism.md and images/realism_*.png.")] = Path("docs"),
     methods: Annotated[
