@@ -149,18 +149,6 @@ def test_missing_data_is_one_sentence(tmp_path, monkeypatch, capsys):
     assert "Traceback" not in error
 
 
-def test_data_lists_what_is_here_and_what_is_not(monkeypatch, tmp_path):
-    monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
-    monkeypatch.delenv("LABKIT_DATA", raising=False)
-    result = CliRunner().invoke(app, ["data", "--size", "tiny", "--json"])
-    assert result.exit_code == 0
-    answer = json.loads(result.stdout)
-    assert answer["shop"]["products"] == 600
-    assert sum(answer["shop"]["queries"].values()) == 80
-    assert [entry["found"] for entry in answer["sets"]] == [False]
-    assert CliRunner().invoke(app, ["data", "--size", "huge"]).exit_code != 0
-
-
 def test_doctor_finds_this_machine_fit(monkeypatch):
     result = CliRunner().invoke(app, ["doctor", "--json"])
     assert result.exit_code == 0
