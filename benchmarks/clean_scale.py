@@ -1,4 +1,4 @@
-"""Cleaning the shop's raw tables: how cost and memory grow with the rows, and MinHash beside its peer.
+"""Cleaning the shop's raw tables: how cost and memory grow with the rows,, and MinHash beside a peer.
 
 The same pipeline (``labkit data clean``) runs on three sizes of the market, each in a process of its own whose
 time and peak memory are taken; the time for each million rows must not grow. The near-duplicate search is
@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -114,7 +115,7 @@ def _datasketch(texts: list[str]) -> set[tuple[int, int]]:
     from labkit.data.duplicates import BANDS, PERMUTATIONS, shingles
 
     codes, offsets = shingles(pl.Series(texts))
-    sets = [codes[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    sets = [codes[a:b] for a, b in pairwise(offsets)]
     hashes = [MinHash(num_perm=PERMUTATIONS, hashfunc=lambda code: int(code) & 0xFFFFFFFF) for _ in sets]
     for hashed, members in zip(hashes, sets, strict=True):
         hashed.update_batch(members)

@@ -1,7 +1,14 @@
 """Data: real sets found, downloaded and checked to the byte; tables checked, cleaned, split, anonymised.
 
 Real data are never part of the project: they lie in the folders that ``LABKIT_DATA`` names, or under
-``LABKIT_HOME``.
+``LABKIT_HOME``. ``DATA_SETS`` declares them, each ``load_`` function returns one in a shape of
+:mod:`labkit.data.tables`, and ``validate`` checks a table against a schema with an error that names column,
+row and rule.
+
+The steps of cleaning stand in modules of their own, one idea each: ``duplicates``, ``bots``, ``units``,
+``clocks``, ``encoding``, ``outliers``, ``missing``, ``spam``, ``testers``, ``leaks``, run by ``steps`` and
+put in order for the simulated shop by ``clean_shop``. Then come ``splits``, ``sessions`` and ``features``; and
+``privacy``, ``encryption`` and ``consent``.
 """
 
 from labkit.data.clicks import click_rates
@@ -9,9 +16,33 @@ from labkit.data.download import DownloadError
 from labkit.data.fetching import fetch
 from labkit.data.files import BadFile
 from labkit.data.schemas import Column, Schema, SchemaError, validate
-from labkit.data.sets import *  # noqa: F403  the loaders and declarations that labkit.data.sets lists
-from labkit.data.sets import CHORUS, DATA_SETS, describe_sets, load_chorus
-from labkit.data.sets import __all__ as _sets
+from labkit.data.sets import (
+    CHORUS,
+    DATA_SETS,
+    describe_sets,
+    load_amazon_beauty,
+    load_amazon_reviews,
+    load_banking77,
+    load_bitext,
+    load_chorus,
+    load_chorus_raters,
+    load_ciao,
+    load_clothing,
+    load_diginetica,
+    load_esci,
+    load_esci_sample,
+    load_finance_scores,
+    load_hillstrom,
+    load_hm,
+    load_movielens,
+    load_open_bandit,
+    load_phrasebank,
+    load_product_matching,
+    load_retailrocket,
+    load_wands,
+    load_wands_queries,
+    load_zh_reviews,
+)
 from labkit.data.sources import DataMissing, DataSet, locate
 from labkit.data.tables import (
     Interactions,
@@ -45,8 +76,28 @@ __all__ = [
     "click_rates",
     "describe_sets",
     "fetch",
+    "load_amazon_beauty",
+    "load_amazon_reviews",
+    "load_banking77",
+    "load_bitext",
     "load_chorus",
+    "load_chorus_raters",
+    "load_ciao",
+    "load_clothing",
+    "load_diginetica",
+    "load_esci",
+    "load_esci_sample",
+    "load_finance_scores",
+    "load_hillstrom",
+    "load_hm",
+    "load_movielens",
+    "load_open_bandit",
+    "load_phrasebank",
+    "load_product_matching",
+    "load_retailrocket",
+    "load_wands",
+    "load_wands_queries",
+    "load_zh_reviews",
     "locate",
     "validate",
-    *(name for name in _sets if name.startswith("load_") and name != "load_chorus"),
 ]

@@ -124,6 +124,11 @@ class Market:
         """
         return self.scan(table).collect()
 
+    def files(self, table: str) -> list[Path]:
+        """The parquet files of a table, in order, for engines that read them in parallel."""
+        place = self._where(table)
+        return sorted(place.glob("*.parquet")) if place.is_dir() else [place]
+
     def run(self, policy: Policy, seed: int | None = None) -> Outcome:
         """What the year would have brought had the shop ranked with another policy.
 
@@ -271,7 +276,7 @@ def _group(group: str, size: str, seed: int) -> Path:
             return folder
     try:
         return _made(group, size, seed, _place(home(), size, seed) / group)
-    except PermissionError:
+    except OSError:  # no permission, a read-only or full disk, a file where the folder should be
         return _made(group, size, seed, _place(_shelter(), size, seed) / group)
 
 
