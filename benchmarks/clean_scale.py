@@ -1,4 +1,4 @@
-"""Cleaning the shop's raw tables: how cost and memory grow with the rows,, and MinHash beside a peer.
+"""Cleaning the shop's raw tables: cost and memory as the rows grow, and MinHash beside a peer.
 
 The same pipeline (``labkit data clean``) runs on three sizes of the market, each in a process of its own whose
 time and peak memory are taken; the time for each million rows must not grow. The near-duplicate search is

@@ -6,9 +6,9 @@ Real data are never part of the project: they lie in the folders that ``LABKIT_D
 row and rule.
 
 The steps of cleaning stand in modules of their own, one idea each: ``duplicates``, ``bots``, ``units``,
-``clocks``, ``encoding``, ``outliers``, ``missing``, ``spam``, ``testers``, ``leaks``, run by ``steps`` and
-put in order for the simulated shop by ``clean_shop``. Then come ``splits``, ``sessions`` and ``features``; and
-``privacy``, ``encryption`` and ``consent``.
+``clocks``, ``encoding``, ``outliers``, ``missing``, ``spam``, ``testers``, ``leaks``, run by ``steps`` and put
+in order for the shop by ``clean_shop``. Then come ``splits``, ``sessions``, ``features``; ``privacy``,
+``encryption``, ``consent``.
 """
 
 from labkit.data.clicks import click_rates

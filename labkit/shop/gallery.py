@@ -91,7 +91,7 @@ def catalogue_sheet(market: Market, path: Path, lang: str = "en") -> Path:
     examples = _examples(market.products)
     shelves = _shelves(examples, market.seed, lang)
     rows = [*shelves, None, *_variations(examples, market.seed, lang)]
-    with figure_style():
+    with figure_style(dpi=100):
         figure = Figure(figsize=(13.5, 0.985 * len(rows) * _CELL + 0.6), layout="constrained")
         axes = figure.subplots()
         axes.set_axis_off()
@@ -107,7 +107,7 @@ def catalogue_sheet(market: Market, path: Path, lang: str = "en") -> Path:
             else:
                 _draw_row(axes, row, top)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        figure.savefig(path, metadata={"Software": None} if path.suffix == ".png" else None)
     return path
 
 

@@ -1,7 +1,7 @@
 """The first cleaning steps of the event log on a Dask cluster: the same result as on one machine.
 
-    python -m course.handbook.clean_on_dask --size small                      # workers of its own, on this machine
-    python -m course.handbook.clean_on_dask --size full --cluster tcp://HOST:8786
+    python docs/handbook/clean_on_dask.py --size small      # workers of its own, on this machine
+    python docs/handbook/clean_on_dask.py --size full --cluster tcp://HOST:8786
 
 The raw tables must lie where all workers read them (a shared folder or an object store): set LABKIT_HOME.
 """
@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--size", default="small")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cluster", help="address of a Dask scheduler; workers of its own when left out")
+    parser.add_argument("--into", type=Path, help="folder for the result; thrown away when left out")
     chosen = parser.parse_args()
     market = load(chosen.size, chosen.seed)
     market.files("raw_events")  # made here, once, before the workers read it
@@ -80,7 +81,7 @@ def main() -> None:
     with Client(cluster) as client, tempfile.TemporaryDirectory(prefix="labkit-dask-") as target:
         print(f"{len(client.scheduler_info()['workers'])} workers")
         start = time.perf_counter()
-        for what, count in clean_events(market, Path(target)).items():
+        for what, count in clean_events(market, chosen.into or Path(target)).items():
             print(f"{what}: {count:,}")
         print(f"{time.perf_counter() - start:.1f} s")
 
