@@ -1,8 +1,8 @@
 """Cleaning the shop's raw tables: cost and memory as the rows grow, and MinHash beside a peer.
 
-The same pipeline (``labkit data clean``) runs on three sizes of the market, each in a process of its own whose
-time and peak memory are taken; the time for each million rows must not grow. The near-duplicate search is
-measured against datasketch on the same products, threshold and shingles, alternating.
+The same pipeline (``labkit data clean``) runs on three sizes of the market, each in a process of its own
+whose time and peak memory are taken; the time for each million rows must not grow. The near-duplicate search
+is measured against datasketch on the same products, threshold and shingles, alternating.
 
 ``--size small`` takes tiny, small and medium (up to 2 million events), ``--size full`` small, medium and full
 (over 20 million); the markets are made first where they are not there.

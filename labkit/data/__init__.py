@@ -5,10 +5,10 @@ Real data are never part of the project: they lie in the folders that ``LABKIT_D
 :mod:`labkit.data.tables`, and ``validate`` checks a table against a schema with an error that names column,
 row and rule.
 
-The steps of cleaning stand in modules of their own, one idea each: ``duplicates``, ``bots``, ``units``,
-``clocks``, ``encoding``, ``outliers``, ``missing``, ``spam``, ``testers``, ``leaks``, run by ``steps`` and put
-in order for the shop by ``clean_shop``. Then come ``splits``, ``sessions``, ``features``; ``privacy``,
-``encryption``, ``consent``.
+The steps of cleaning stand in modules of their own, one idea each (``duplicates``, ``bots``, ``units``,
+``clocks``, ``encoding``, ``outliers``, ``missing``, ``spam``, ``testers``, ``leaks``); ``steps`` runs them,
+``clean_shop`` puts them in order for the simulated shop. Then come ``splits``, ``sessions``, ``features``,
+and ``privacy``, ``encryption``, ``consent``.
 """
 
 from labkit.data.clicks import click_rates
