@@ -191,7 +191,8 @@ def _scores(policy: Policy, page: Page) -> np.ndarray:
 
 def _top(scores: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The places of the ten best that are there, and which of the ten exist. Returns (S, K), (S, K) bool."""
-    scores = np.where(there, np.round(scores, 6), -np.inf)
+    # What a policy rules out with minus infinity still comes before what is not there.
+    scores = np.where(there, np.maximum(np.round(scores, 6), np.finfo(np.float64).min), -np.inf)
     places = np.argsort(-scores, axis=1, kind="stable")[:, :SHOWN]
     return places, np.take_along_axis(there, places, axis=1)
 
