@@ -184,13 +184,14 @@ def _pools(
         grade[row] = shelf.facts.grades_of(found, query.intent)
     for number, name in enumerate(shelf.categories):
         row = len(asked) + number
+        # Half hits, half news; a category that is too small lends from its department.
         ids = shelf.facts.members[name]
-        wanted = shelf.appeal[ids] + 0.6 * (shelf.launched[ids] > 0)  # half are hits, half are new
+        old, new = ids[shelf.launched[ids] <= 0], ids[shelf.launched[ids] > 0]
+        found = np.concatenate([part[_first(shelf.appeal[part], part, POOL // 2)] for part in (old, new)])
         others = np.flatnonzero(shelf.department == shelf.department[ids[0]])
-        found = np.concatenate([ids[_first(wanted, ids, POOL)], np.setdiff1d(others, ids)])[:POOL]
-        pool[row] = np.concatenate(
-            [found, np.setdiff1d(np.arange(len(products)), found)[: POOL - len(found)]]
-        )
+        for more in (ids, others, np.arange(len(products))):
+            found = np.concatenate([found, np.setdiff1d(more, found)])[:POOL]
+        pool[row] = found
         grade[row] = np.where(shelf.category[pool[row]] == number, HOME_GRADE, 0)
     return pool, grade, match, guess
 
