@@ -15,7 +15,7 @@ from datetime import timedelta
 import numpy as np
 import polars as pl
 
-from labkit.shop.calendar import DAYS, MIDNIGHT
+from labkit.shop.calendar import DAYS, MIDNIGHT, MONTHS
 from labkit.shop.chance import Dice, stream
 from labkit.shop.intruders import Intruders
 from labkit.shop.replay import Year
@@ -68,7 +68,7 @@ def raw_events(
     """The event log as it arrives, part by part.
 
     Args:
-        parts: the clean events, each part a whole number of days, in time order.
+        parts: the clean events, each part one of twelve equal months, in time order.
         year: for the shoppers' devices.
         intruders: bots and test accounts; their rows are mixed in.
         truth: receives what is wrong.
@@ -81,14 +81,15 @@ def raw_events(
     apps = _App(year, seed)
     for number, clean in enumerate(parts):
         rng = stream(seed, "defects", "events", number)
-        first = int(clean["time"][0].timestamp() - MIDNIGHT.timestamp()) // 86_400
-        last = int(clean["time"][-1].timestamp() - MIDNIGHT.timestamp()) // 86_400
+        # The month's days, also those on which only intruders came.
+        month = (clean["time"][0] - MIDNIGHT).days * MONTHS // DAYS
+        first, end = (-(-m * DAYS // MONTHS) for m in (month, month + 1))
         added = intruders.events.filter(
-            pl.col("time").is_between(_moment(first), _moment(last + 1), closed="left")
+            pl.col("time").is_between(_moment(first), _moment(end), closed="left")
         )
         frame = pl.concat([clean, added.select(clean.columns)])
         kind = np.concatenate([np.zeros(clean.height, dtype=np.int8), added["kind"].to_numpy()])
-        seconds = frame["time"].dt.epoch("s").to_numpy() - int(MIDNIGHT.timestamp())
+        seconds = (frame["time"] - MIDNIGHT).dt.total_seconds().to_numpy()
         day = seconds // 86_400
         shopper, session = frame["shopper_id"].to_numpy(), frame["session_id"].to_numpy()
         app = apps.of(shopper, day)

@@ -78,7 +78,9 @@ def make_visits(count: int, crowd: Crowd, demand: Demand, shelf: Shelf, seed: in
     run = np.cumsum(np.where(place == 0, 0, pause))
     first = np.repeat(run[np.flatnonzero(place == 0)], length)
     second = np.repeat(start, length) + (run - first).astype(np.int64)
-    second = np.minimum(second, DAYS * 86_400 - 1)
+    # Nobody searches on into the next year: who would, came a little earlier.
+    late = np.maximum(second[np.cumsum(length) - 1] - (DAYS * 86_400 - 1), 0)
+    second -= np.repeat(late, length)
     asked = _queries(demand, crowd, shopper[session], wanted[session], second // 86_400, rng)
     order = np.argsort(second, kind="stable")
     second = second[order]

@@ -189,6 +189,17 @@ class TestEachDefect:
             assert theirs.height - copies == made.events.filter(pl.col("kind") == kind).height
         assert 0.005 < of(truth, "shoppers", "bot").height / people.height < 0.02
 
+    @pytest.mark.parametrize("seed", [2, 5])
+    def test_none_is_lost_on_days_without_shoppers(self, market: Market, seed: int) -> None:
+        """A tiny shop has such days, at the ends of months too."""
+        tiny = labkit.shop.load("tiny", seed)
+        people = tiny.read("shoppers")
+        made = make_intruders(tiny.year, people, seed).events
+        raw = tiny.read("raw_events")
+        copies = of(tiny.read("truth"), "events", "exact_duplicate").select("row")
+        theirs = raw.filter(pl.col("shopper_id") >= people.height).join(copies, on="row", how="anti")
+        assert theirs.height == made.height
+
     def test_intruders_do_not_see_what_is_not_there_either(self, market: Market, raw: dict) -> None:
         log = raw["events"].filter(pl.col("shopper_id") >= market.read("shoppers").height)
         log = log.filter(pl.col("time").dt.year() > 2000).join(

@@ -17,6 +17,7 @@ from labkit.data import validate
 from labkit.shop import Market
 from labkit.shop.policies import Production, Shuffled
 from labkit.shop.replay import replay
+from labkit.shop.visits import make_visits
 
 START, END = date(2025, 9, 1), date(2026, 8, 31)
 # What the course tells learners: P(look) at places 1 to 10.
@@ -107,6 +108,16 @@ class TestTables:
         assert pages["position"].to_list() == [list(range(1, 11))] * pages.height
         assert (pages["different"] == 10).all()
         assert (pages["query_id"] == 1).all()
+
+    def test_no_two_requests_of_a_session_fall_into_one_second(self, market: Market) -> None:
+        """Not even in the last minutes of a busy year."""
+        year = labkit.shop.load("tiny").year
+        visits = make_visits(1_000_000, year.crowd, year.demand, year.shelf, seed=1)
+        assert np.all(np.diff(visits.second) >= 0)
+        assert visits.second.max() == 365 * 86_400 - 1
+        order = np.lexsort((visits.second, visits.session))
+        same = np.diff(visits.session[order]) == 0
+        assert np.diff(visits.second[order])[same].min() >= 15
 
     def test_a_session_is_one_shopper_on_one_device(self, market: Market, events: pl.DataFrame) -> None:
         who = events.group_by("session_id").agg(pl.col("shopper_id", "device").n_unique())
