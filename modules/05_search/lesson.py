@@ -723,18 +723,18 @@ pl.DataFrame({"kind": kind, "gain": gain}).group_by("kind").agg(pl.col("gain").m
 # 100 queries cannot tell either from chance; nor spelling, although it lifts its own kind, typos, by a tenth; and zero-shot is, if anything, below BM25 with spelling. Small steps add up: all of them
 # together, the weighted hybrid over BM25, are worth +0.030 (p = 0.02), but spelling alone gets you some of that, and over BM25 *with* spelling +0.018 is left (p = 0.08).
 #
-# **The field that sellers fill in earns as much as all these steps: +0.028**, at no cost per query. It helps where a title praises the sofa and never says *sofa*: brands,
+# **The field that sellers fill in earns almost as much as all steps up to the hybrid: +0.028**, at no cost per query. It helps where a title praises the sofa and never says *sofa*: brands,
 # attributes, long wishes. And its p is tiny although its gain is small, since it lifts 42 queries and lowers 14, none of them by much; the encoder wins a lot here and loses a lot there.
 # That is what a paired test sees and two intervals side by side do not. **Before you train a model, read what is in your index.**
 #
 # Still, ten tests invite one lucky p: take 0.02 as a reason to test online, not as proof. And mind what LambdaMART's lead is made of: past clicks on the *same* query. A query typed
 # for the first time has none.
-# %% [markdown] lang="zh" of="f713b9ec"
+# %% [markdown] lang="zh" of="8268fda6"
 # **单独一步就能从噪声里站住的只有一步**：LambdaMART 胜过混合检索（+0.091）。微调（+0.021，p = 0.07）和加权混合（比微调 +0.014，p = 0.45）方向是对的，可光凭 100 条查询，分不清是不是碰巧；
 # 纠错也一样，尽管它把自己那一类（拼写错误）拉高了约 0.1；零样本呢，真要比，还略低于 BM25 加纠错。小步可以积成大步：几步合起来，即加权混合对 BM25，值 +0.030（p = 0.02）；
 # 可其中一部分只靠纠错就能拿到，对**带纠错的** BM25，就只剩 +0.018 了（p = 0.08）。
 #
-# **卖家填的那一个字段，抵得上上面这几步之和：+0.028**，而且每条查询不多花一分钱。它帮的是那些把沙发夸了一通、偏偏没写 *sofa* 的标题：品牌、属性、长查询因此受益。
+# **卖家填的那一个字段，几乎抵得上走到混合检索的全部几步：+0.028**，而且每条查询不多花一分钱。它帮的是那些把沙发夸了一通、偏偏没写 *sofa* 的标题：品牌、属性、长查询因此受益。
 # 提升不大，p 却小得很，因为它让 42 条查询变好，只有 14 条变差，而且都差得不多；编码器则是这里大赚、那里大亏。这正是配对检验看得出来、两个区间摆在一起看不出来的。
 # **训练模型之前，先看看索引里到底写了什么。**
 #
@@ -843,14 +843,14 @@ else:
 # believe it, ask **who chose the judged products**: Chorus's own keyword engine. The encoder never had to find them among 19,406, while BM25 cannot rank those that share no word with
 # the query, one in four. Let each system search the whole shop instead (`labkit search --compare --data chorus`, four minutes). If what was not judged counts as wrong, the
 # picture turns round: BM25 0.75, zero-shot 0.50. But of the encoder's first ten only 38 % were ever judged (BM25: 74 %), so now it is the encoder that is wronged. Leave the unjudged out of the first hundred, and BM25
-# has 0.83, zero-shot 0.80 and the hybrid 0.86, ahead of the encoder but not clearly of BM25: as in Persimmon, where every grade is known. **With shallow judgements, how you count decides who
+# has 0.83, zero-shot 0.80 and the hybrid 0.86: the order they have in Persimmon, where every grade is known. **With shallow judgements, how you count decides who
 # wins. Count in more than one way, on your own queries.**
-# %% [markdown] lang="zh" of="378b1315"
+# %% [markdown] lang="zh" of="dda27397"
 # 在 Chorus 上这样算（我们跑的结果：BM25 0.80，零样本 0.88，柿集上微调 0.87，混合 0.86），编码器明显领先；而在柿集，两者不相上下。先别急着信，要问一句：
 # **标注的商品是谁挑出来的？** 是 Chorus 自己的关键词引擎。编码器不必从 19,406 件里把它们找出来；BM25 呢，跟查询一个词都不重合的商品（四件里有一件）它根本排不了。
 # 换个算法，让各系统都在全店里搜（`labkit search --compare --data chorus`，四分钟）。没标过的一律算错，结果就反过来了：BM25 0.75，零样本 0.50。
 # 可编码器的前十名里，标过的只有 38 %（BM25 是 74 %），这回吃亏的成了编码器。若在前一百名里去掉没标过的，则是 BM25 0.83、零样本 0.80、混合 0.86：
-# 混合明显胜过编码器，对 BM25 却算不上明显，和柿集一样，而柿集的标注是完整的。**标注浅的时候，谁赢谁输取决于怎么算。要用不止一种算法，在自己的查询上量。**
+# 名次和柿集一样，而柿集的标注是完整的。**标注浅的时候，谁赢谁输取决于怎么算。要用不止一种算法，在自己的查询上量。**
 # %% [markdown] lang="en"
 # ## 14. What would you ship?
 #
