@@ -113,8 +113,11 @@ def list_sets(as_json: AsJson = False) -> None:
         return
     for entry in sets:
         typer.echo(f"{entry['name']}: {entry['what']}")
-        place = f"here: {entry['where']}." if entry["found"] else f"not here: {entry['where']}"
-        typer.echo(f"    {place}  Licence: {entry['licence']}")
+        if entry["found"]:
+            typer.echo(f"    here: {entry['where']}")
+        else:
+            typer.echo("    not here; " + str(entry["where"] if entry["how"] == "by hand" else entry["how"]))
+        typer.echo(f"    licence: {entry['licence']}")
 
 
 @app.command()
