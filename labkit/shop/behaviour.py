@@ -75,7 +75,7 @@ class Behaviour:
         grade: np.ndarray,  # (S, K)
         price: np.ndarray,  # (S, K) GBP today
         discount: np.ndarray,  # (S, K)
-        seen: np.ndarray,  # (S, K) how many of the category this shopper was shown lately
+        seen: np.ndarray,  # (S, K) how many of the category this shopper was shown lately, before today
     ) -> Chances:
         """What each shopper does with each product shown, the places in order."""
         crowd, shelf = self.crowd, self.shelf

@@ -41,7 +41,7 @@ class Demand:
         category: (Q + C,) the main category that is wanted.
         weight: (Q + C,) how often it is asked.
         zh: (Q + C,) bool, asked in Chinese; a home page has no language.
-        pool: (Q + C, 60) i32 product ids, what the first stage finds.
+        pool: (Q + C, 60) i32 product ids, what the first stage finds, in the order of the ids.
         grade: (Q + C, 60) i8, the true grade of each.
         match: (Q + C, 60) f32 in [0, 1]: how well the words fit, as the shop's search sees it.
         guess: (Q + C, 60) bool: in the category that the shop's query classifier guesses, which is right
@@ -169,17 +169,13 @@ def _pools(
         near = fit > 0
         near[shelf.facts.members[shelf.categories[guessed]]] = True
         ids = np.flatnonzero(near)
-        fits = fit[ids]
         inside = shelf.category[ids] == guessed
-        score = 0.9 * fits + 0.5 * inside + 0.35 * shelf.appeal[ids]
-        order = _first(score, ids, POOL)
-        if len(order) < POOL:  # a small shop: fill up with anything
-            rest = np.setdiff1d(np.arange(len(products)), ids[order])[: POOL - len(order)]
-            found = np.concatenate([ids[order], rest])
-        else:
-            found = ids[order]
-        pool[row] = found
-        match[row, : len(order)] = fits[order]
+        score = 0.9 * fit[ids] + 0.5 * inside + 0.35 * shelf.appeal[ids]
+        found = ids[_first(score, ids, POOL)]
+        if len(found) < POOL:  # a small shop: fill up with anything
+            found = np.concatenate([found, np.setdiff1d(np.arange(len(products)), found)])[:POOL]
+        found = np.sort(found)  # by id: the order must not tell a policy what is hidden
+        pool[row], match[row] = found, fit[found]
         guess[row] = shelf.category[found] == guessed
         grade[row] = shelf.facts.grades_of(found, query.intent)
     for number, name in enumerate(shelf.categories):
@@ -191,7 +187,7 @@ def _pools(
         others = np.flatnonzero(shelf.department == shelf.department[ids[0]])
         for more in (ids, others, np.arange(len(products))):
             found = np.concatenate([found, np.setdiff1d(more, found)])[:POOL]
-        pool[row] = found
+        pool[row] = np.sort(found)
         grade[row] = np.where(shelf.category[pool[row]] == number, HOME_GRADE, 0)
     return pool, grade, match, guess
 

@@ -114,7 +114,8 @@ def _session(year: Year, kind: str, who: int, session: int, second: int, dice: D
         asked = demand.queries + category if kind == FRAUDS else dice.below(demand.queries)
         moment = min(second + number * (pause + who % 9) + dice.below(jitter), DAYS * 86_400 - 1)
         day = moment // 86_400
-        pool = demand.pool[asked]
+        # Roughly as the shop ranks: what fits the words first.
+        pool = demand.pool[asked][np.argsort(-demand.match[asked], kind="stable")]
         gone = year.prices.gone[pool]
         pool = pool[(shelf.launched[pool] <= day) & ((day < gone[:, 0]) | (day >= gone[:, 1]))]
         if kind == FRAUDS:  # scrolls to wherever the rival stands

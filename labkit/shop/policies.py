@@ -61,7 +61,11 @@ class Policy(Protocol):
         ...
 
     def score(self, page: Page) -> np.ndarray:
-        """(S, C) float; the ten highest are shown, highest first. What is not available is left out later."""
+        """(S, C) float; the ten highest are shown, highest first. What is not available is left out later.
+
+        Scores that differ by less than a millionth count as equal, so that rounding on another machine
+        changes nothing: scale what is smaller.
+        """
         ...
 
 
