@@ -9,32 +9,31 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 
 import polars as pl
+
+from labkit.data.identifiers import LEAST_DIGITS, Identifiers
 
 PSEUDONYM_LENGTH = 16  # hexadecimal digits, 64 bits: two of a million people collide with chance 3e-8
 SHORT_KEY = 16
 
-# An address or number written by a person: generous, because a leak is worse than a lost word.
-EMAIL = r"[\w.+'-]+@[\w-]+(?:\.[\w-]+)+"
-PHONE = r"(?:\+|\b00|\(?\b0)[\d()](?:[\s().-]?[\d()]){7,14}\b|\b\d{3}[\s.-]\d{3,4}[\s.-]\d{4}\b"
 
-
-def pseudonym(value: object, key: bytes) -> str:
+def pseudonym(value: str | int | date, key: bytes) -> str:
     """Another name for one value: HMAC-SHA256 under the key, cut to 16 hexadecimal digits.
 
     A plain hash would not do: there are few phone numbers, so all can be hashed and looked up. Without the
     key nobody can. Source: RFC 2104; ENISA, "Pseudonymisation techniques and best practices", 2019.
 
     Args:
-        value: anything; its text counts, so 7 and "7" are one.
+        value: its text counts, to the letter: 7 and "7" are one, "Ada" and "ada" are two.
         key: secret, at least 16 bytes. The same key gives the same pseudonym, so tables can still be joined.
 
     Raises:
-        ValueError: the key is too short.
+        ValueError: the key is too short, or the value is of another type: 7.0 is not the text that 7 is.
 
     Example:
         >>> pseudonym("ada@example.org", b"a key of 16 bytes")
@@ -44,16 +43,26 @@ def pseudonym(value: object, key: bytes) -> str:
     """
     if len(key) < SHORT_KEY:
         raise ValueError(f"A pseudonym's key needs at least {SHORT_KEY} bytes; this one has {len(key)}.")
+    if not isinstance(value, str | int | date):
+        raise ValueError(f"Only text, whole numbers and dates have pseudonyms, not a {type(value).__name__}.")
     return hmac.new(key, str(value).encode(), hashlib.sha256).hexdigest()[:PSEUDONYM_LENGTH]
 
 
 def pseudonyms(column: pl.Series, key: bytes) -> pl.Series:
     """`pseudonym` of every value; null stays null.
 
+    Raises:
+        ValueError: the key is too short, or the column holds fractions, lists or structs.
+
     Example:
         >>> pseudonyms(pl.Series("name", ["Ada", None, "Ada"]), b"a key of 16 bytes").n_unique()
         2
     """
+    if column.dtype.is_float() or column.dtype.is_decimal() or column.dtype.is_nested():
+        raise ValueError(
+            f"The column {column.name} is {column.dtype}: only single values of text, whole "
+            "numbers and dates have pseudonyms."
+        )
     distinct = column.drop_nulls().unique()
     named = [pseudonym(value, key) for value in distinct]
     if not named:
@@ -143,9 +152,10 @@ def suppress_small(frame: pl.DataFrame, quasi: Sequence[str], least: int = 5) ->
 
 @dataclass(frozen=True)
 class Plan:
-    """What happens to each column of one table when it is anonymised. Columns not named stay.
+    """What happens to each column of one table when it is anonymised. Every column must be named.
 
     Attributes:
+        keep: columns that stay as they are.
         drop: columns that go.
         pseudonymise: columns that become pseudonyms.
         bands: whole-number columns that become bands, with their width.
@@ -153,6 +163,7 @@ class Plan:
         texts: free text in which identifiers are masked.
     """
 
+    keep: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     pseudonymise: tuple[str, ...] = ()
     bands: Mapping[str, int] = field(default_factory=dict)
@@ -169,20 +180,22 @@ def anonymise(
     """Copies of tables without any raw identifier.
 
     Free text loses what looks like an e-mail address or phone number, and every known identifier wherever it
-    is written, whole and in any case.
+    is written, in whatever spelling (see `Identifiers`).
 
     Args:
         tables: by name.
         plans: by table; a table without a plan may not pass.
         key: for pseudonyms, see `pseudonym`.
         known: columns of identifiers (names, addresses) to look for in free text. Values of the dropped and
-            pseudonymised text columns of all tables are always looked for.
+            pseudonymised columns of all tables, and whole postcodes, are always looked for; of whole numbers
+            those with seven digits and more.
 
     Returns:
         the tables, rows in their order.
 
     Raises:
-        ValueError: a table has no plan, or a plan names a column that the table does not have.
+        ValueError: a table has no plan, or its plan does not name each of its columns once, or a column is
+            not of a type for what is planned.
 
     Example:
         >>> people = pl.DataFrame({"name": ["Ada Byron"], "says": ["Ada Byron here, call 020 7946 0018"]})
@@ -190,96 +203,59 @@ def anonymise(
         >>> anonymise({"people": people}, plans, b"a key of 16 bytes")["people"]["says"].item()
         '[removed] here, call [removed]'
     """
-    named: list[str] = [text for column in known for text in column.drop_nulls().cast(pl.String)]
+    named = {text for column in known for text in _values(column)}
     for name, table in tables.items():
         if name not in plans:
             raise ValueError(
                 f"The table {name} has no plan: say what happens to its columns, or leave it out."
             )
         plan = plans[name]
-        used = [*plan.drop, *plan.pseudonymise, *plan.bands, *plan.areas, *plan.texts]
-        if lacking := [column for column in used if column not in table.columns]:
-            raise ValueError(
-                f"The plan of {name} names {', '.join(lacking)}, which it lacks; "
-                f"it has {', '.join(table.columns)}."
-            )
+        _whole(name, plan, table.columns)
         for column in (*plan.drop, *plan.pseudonymise):
-            if table[column].dtype == pl.String:
-                named += table[column].drop_nulls().to_list()
+            named.update(_values(table[column]))
+        for column in plan.areas:
+            named.update(_postcodes(table[column]))
     search = Identifiers(named)
     return {name: _anonymised(table, plans[name], key, search) for name, table in tables.items()}
 
 
-class Identifiers:
-    """Finds known identifiers in text, many at once.
+def _whole(name: str, plan: Plan, columns: Sequence[str]) -> None:
+    """Each column of a table stands in its plan once."""
+    named = Counter([*plan.keep, *plan.drop, *plan.pseudonymise, *plan.bands, *plan.areas, *plan.texts])
+    if lacking := [column for column in named if column not in columns]:
+        raise ValueError(
+            f"The plan of {name} names {', '.join(lacking)}, which it lacks; it has {', '.join(columns)}."
+        )
+    if twice := [column for column, count in named.items() if count > 1]:
+        raise ValueError(f"The plan of {name} names {', '.join(twice)} twice: choose what happens to it.")
+    if silent := [column for column in columns if column not in named]:
+        raise ValueError(
+            f"The plan of {name} does not say what happens to {', '.join(silent)}: add it to keep or to drop."
+        )
 
-    One regular expression over 100 000 names would take hours. Instead each text's words are looked up:
-    an identifier begins with a word, so only those that begin with a word of the text are compared.
+
+def _values(column: pl.Series) -> Iterator[str]:
+    """The identifiers in a column, however deep in lists and structs, as text.
+
+    Numbers count from seven digits on, which a phone number has: a 7 in a text is not shopper 7.
     """
-
-    def __init__(self, known: Sequence[str]) -> None:
-        self.by_first: dict[str, list[str]] = {}
-        self.symbols: list[str] = []  # identifiers without any word, looked for everywhere
-        for text in sorted(
-            {_plain(value) for value in known if value.strip()}, key=lambda value: (-len(value), value)
-        ):
-            first = _WORD.search(text)
-            if first:
-                self.by_first.setdefault(first.group(), []).append(text)
-            else:
-                self.symbols.append(text)
-
-    def spans(self, text: str) -> list[tuple[int, int]]:
-        """Where identifiers stand in a text, as (start, end), widest first at each place."""
-        plain = _plain(text)
-        found = []
-        for word in _WORD.finditer(plain):
-            for known in self.by_first.get(word.group(), ()):
-                lead = _WORD.search(known)
-                assert lead is not None
-                start = word.start() - lead.start()
-                if (
-                    start >= 0
-                    and plain.startswith(known, start)
-                    and _whole(plain, start, start + len(known), known)
-                ):
-                    found.append((start, start + len(known)))
-                    break
-        for known in self.symbols:
-            start = plain.find(known)
-            while start >= 0:
-                found.append((start, start + len(known)))
-                start = plain.find(known, start + len(known))
-        return found
-
-    def masked(self, text: str | None, mask: str = "[removed]") -> str | None:
-        """The text with addresses, phone numbers and known identifiers replaced."""
-        if text is None:
-            return None
-        spans = self.spans(text)
-        spans += [match.span() for pattern in _WRITTEN for match in pattern.finditer(text)]
-        out, at = [], 0
-        for start, end in sorted(spans, key=lambda span: (span[0], -span[1])):
-            if start >= at:
-                out += [text[at:start], mask]
-            at = max(at, end)
-        return "".join([*out, text[at:]])
+    if isinstance(column.dtype, pl.List | pl.Array):
+        yield from _values(column.explode())
+    elif isinstance(column.dtype, pl.Struct):
+        for part in column.struct.unnest().get_columns():
+            yield from _values(part)
+    elif column.dtype.is_integer():
+        texts = column.drop_nulls().unique().cast(pl.String)
+        yield from texts.filter(texts.str.len_chars() >= LEAST_DIGITS)
+    elif column.dtype in (pl.String, pl.Categorical, pl.Enum):
+        yield from column.drop_nulls().unique().cast(pl.String)
 
 
-_WORD = re.compile(r"\w+")
-_WRITTEN = (re.compile(EMAIL), re.compile(PHONE))
-
-
-def _plain(text: str) -> str:
-    """Lower case with every character in its place: casefold() would change lengths and shift positions."""
-    return "".join(low if len(low := character.lower()) == 1 else character for character in text)
-
-
-def _whole(text: str, start: int, end: int, known: str) -> bool:
-    """Whether a match ends at a word's end: "Ann" is not in "Annual". Chinese has no spaces between words."""
-    if not known[-1].isascii():
-        return True
-    return end == len(text) or not (known[-1].isalnum() and text[end].isalnum() and text[end].isascii())
+def _postcodes(column: pl.Series) -> Iterator[str]:
+    """British postcodes with and without the space before their last three characters."""
+    for postcode in _values(column):
+        whole = "".join(postcode.split())
+        yield from (whole, f"{whole[:-3]} {whole[-3:]}")
 
 
 def _anonymised(table: pl.DataFrame, plan: Plan, key: bytes, search: Identifiers) -> pl.DataFrame:
@@ -287,6 +263,8 @@ def _anonymised(table: pl.DataFrame, plan: Plan, key: bytes, search: Identifiers
     columns += [band(column, width) for column, width in plan.bands.items()]
     columns += [postcode_area(column) for column in plan.areas]
     for column in plan.texts:
+        if table[column].dtype not in (pl.String, pl.Categorical, pl.Enum):
+            raise ValueError(f"The column {column} is {table[column].dtype}, not text: it cannot be masked.")
         masked = [search.masked(text) for text in table[column]]
         columns.append(pl.Series(column, masked, dtype=pl.String))
     return table.with_columns(columns).drop(plan.drop)

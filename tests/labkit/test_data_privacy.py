@@ -4,19 +4,18 @@ import hashlib
 import hmac
 import io
 import re
-from datetime import datetime
+import unicodedata
+from datetime import UTC, datetime, timedelta, timezone
 
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from labkit.data.consent import ConsentRegister, forget
+from labkit.data.consent import ConsentRegister, NotForgotten, forget
 from labkit.data.encryption import CHUNK, SealBroken, decrypt_table, encrypt_table, new_key
+from labkit.data.identifiers import EMAIL, PHONE, Identifiers
 from labkit.data.privacy import (
-    EMAIL,
-    PHONE,
-    Identifiers,
     Plan,
     anonymise,
     k_anonymity,
@@ -45,6 +44,10 @@ SAYS = st.sampled_from(
         "{phone}",
         "thanks,{name}!",
         "({name}/{phone})",
+        "我是{name}，很好",
+        "{name}推荐",
+        "客服{name}说联系{name}或{phone}谢谢",
+        "微信{email}谢谢",
         "{NAME}: {email}.",
     ]
 )
@@ -55,7 +58,7 @@ def person(number, first, last, digits, pattern):
     box = first.lower().replace(" ", ".").encode("ascii", "ignore").decode() or "x"
     return {
         "shopper_id": number,
-        "name": f"{first} {last}",
+        "name": f"{first}{last}" if first + last == "李小明" else f"{first} {last}",
         "email": f"{box}+{number}@mail-{number}.co.uk",
         "phone": pattern.format(parts[:3], parts[3:6], parts[6:]),
         "postcode": "SW1A 1AA",
@@ -115,6 +118,96 @@ def test_words_that_only_look_like_a_name_stay():
     assert search.masked(None) is None
 
 
+ADA = ["Ada Byron", "José García", "李小明", "ada@x.org", "xm@qq.com", "07700 900123", "+44 20 7946 0018"]
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("我是李小明，很好", "我是[removed]，很好"),
+        ("李小明推荐", "[removed]推荐"),
+        ("李 小明推荐", "[removed]推荐"),
+        ("联系李小明或13800138000", "联系[removed]或[removed]"),
+        ("客服Ada Byron说", "客服[removed]说"),
+        ("Ada  Byron", "[removed]"),
+        ("Ada\u00a0Byron", "[removed]"),
+        ("Ada\nByron!", "[removed]!"),
+        ("_Ada Byron_", "_[removed]_"),
+        ("AdaByron", "[removed]"),
+        ("Jose\u0301 Garci\u0301a, yes", "[removed], yes"),
+        ("Jose Garcia", "[removed]"),
+        ("Ａｄａ Ｂｙｒｏｎ", "[removed]"),
+        ("ada＠x.org", "[removed]"),
+        ("A\u200bda By\u00adron.", "[removed]."),
+        ("442079460018", "[removed]"),
+        ("5551234567", "[removed]"),
+        ("138 0013 8000", "[removed]"),
+        ("０７７００　９００１２３", "[removed]"),
+        ("call 7700900123 now", "call [removed] now"),
+        ("电话020 7946 0018谢谢", "电话[removed]谢谢"),
+        ("李小华推荐 Ada", "李小华推荐 Ada"),
+    ],
+)
+def test_no_spelling_hides_an_identifier(text, clean):
+    assert Identifiers(ADA).masked(text) == clean
+
+
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_masking_takes_the_identifier_and_leaves_the_rest(before, after):
+    text = f"{before} Zoë Müller {after}"
+    spans = Identifiers(["ZOE MULLER"]).spans(text)
+    assert any(unicodedata.normalize("NFC", text[start:end]).startswith("Zoë Müller") for start, end in spans)
+    assert Identifiers(["nobody at all"]).spans(text) == []
+
+
+def test_identifiers_of_every_type_are_looked_for():
+    people = pl.DataFrame(
+        {
+            "name": pl.Series(["Ada Byron"], dtype=pl.Categorical),
+            "nick": pl.Series(["Countess"], dtype=pl.Enum(["Countess"])),
+            "phone": [7700900123],
+            "aliases": [["Augusta King"]],
+            "card": [{"holder": "A A Lovelace"}],
+            "shopper_id": [7],
+            "postcode": ["sw1a1aa"],
+        }
+    )
+    says = "ada byron, Countess, 07700 900123, Augusta King, a.a. lovelace, SW1A 1AA or SW1A1AA, 7 mugs"
+    plans = {
+        "people": Plan(
+            drop=("name", "nick", "phone", "aliases", "card"),
+            pseudonymise=("shopper_id",),
+            areas=("postcode",),
+        ),
+        "notes": Plan(texts=("text",)),
+    }
+    clean = anonymise({"people": people, "notes": pl.DataFrame({"text": [says]})}, plans, KEY)
+    gone = "[removed]"
+    assert (
+        clean["notes"]["text"].item() == f"{gone}, {gone}, {gone}, {gone}, {gone}, {gone} or {gone}, 7 mugs"
+    )
+
+
+def test_a_column_passes_only_if_the_plan_says_so():
+    people = pl.DataFrame({"name": ["Ada"], "contact": ["a@b.org"]})
+    with pytest.raises(ValueError, match="does not say what happens to contact: add it to keep or to drop"):
+        anonymise({"people": people}, {"people": Plan(drop=("name",))}, KEY)
+    with pytest.raises(ValueError, match="names name twice"):
+        anonymise({"people": people}, {"people": Plan(drop=("name",), keep=("name", "contact"))}, KEY)
+    kept = anonymise({"people": people}, {"people": Plan(drop=("name",), keep=("contact",))}, KEY)
+    assert kept["people"].columns == ["contact"]
+    with pytest.raises(ValueError, match="not text: it cannot be masked"):
+        anonymise({"t": pl.DataFrame({"says": [["Ada"]]})}, {"t": Plan(texts=("says",))}, KEY)
+
+
+@pytest.mark.parametrize("values", [[[1, 2]], [{"a": 1}], [7.0]])
+def test_only_single_values_of_exact_types_have_pseudonyms(values):
+    with pytest.raises(ValueError, match="only single values of text, whole numbers and dates"):
+        pseudonyms(pl.Series("odd", values), KEY)
+    with pytest.raises(ValueError, match="Only text, whole numbers and dates"):
+        pseudonym(values[0], KEY)
+
+
 @pytest.mark.parametrize("text", ["a@b.co", "x.y+z@sub.mail-7.org", "o'neil@mail.com", "A_B@UPPER.COM"])
 def test_addresses_are_recognised(text):
     assert re.fullmatch(EMAIL, text)
@@ -129,6 +222,8 @@ def test_addresses_are_recognised(text):
         "(020) 7946-0018",
         "+8613800138000",
         "555-123-4567",
+        "13800138000",
+        "442079460018",
     ],
 )
 def test_phone_numbers_are_recognised(text):
@@ -329,3 +424,66 @@ def test_forgetting_as_a_friend_counts_too():
 def test_a_table_to_keep_must_exist():
     with pytest.raises(KeyError, match="no table orders"):
         forget(1, shop(), KEY, keep_anonymous=["orders"])
+
+
+def test_forgetting_reaches_every_spelling_and_type():
+    tables = shop()
+    tables["shoppers"] = tables["shoppers"].with_columns(
+        name=pl.Series(["李小明", "Zoë Müller"]),
+        phone=pl.Series([7700900123, 7700900999]),
+        email=pl.Series(["xm@qq.com", "zoe@x.org"], dtype=pl.Categorical),
+    )
+    texts = ["微信xm@qq.com谢谢", "我是李小明，很好", "0770 0900-123"]
+    tables["letters"] = pl.DataFrame(
+        {
+            "user_id": ["1", "2", "2", "2"],
+            "text": ["mine", *texts],
+            "signed": pl.Series(
+                ["李小明", "Zoë", "Zoë", "xm@qq.com"], dtype=pl.Enum(["李小明", "Zoë", "xm@qq.com"])
+            ),
+        }
+    )
+    done = forget(1, tables, KEY)
+    letters = done.tables["letters"]
+    assert letters["text"].to_list()[1:] == ["我是[removed]，很好", "[removed]"]
+    assert letters["signed"].cast(pl.String).to_list() == ["Zoë", "Zoë", "[removed]"]
+    stored = b"".join(map(written, done.tables.values())).decode("utf-8", "replace")
+    assert not [trace for trace in ("李小明", "xm@qq.com", "900-123", "7700900123") if trace in stored]
+    assert done.tables["shoppers"]["name"].to_list() == ["Zoë Müller"]
+    assert forget("1", tables, KEY).report.equals(done.report)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [("friends", [[1, 2]]), ("who", [{"name": "Ada Byron"}]), ("shopper_id", [1.0]), ("photo", [b"Ada"])],
+)
+def test_what_cannot_be_searched_is_refused(column, values):
+    with pytest.raises(ValueError, match=f"The column {column} of odd is .* cannot be searched"):
+        forget(1, {**shop(), "odd": pl.DataFrame({column: values})}, KEY)
+
+
+def test_without_the_table_of_people_nobody_is_forgotten():
+    tables = shop()
+    del tables["shoppers"]
+    with pytest.raises(KeyError, match="no table shoppers to learn the person's name from"):
+        forget(1, tables, KEY)
+
+
+def test_the_proof_does_not_trust_the_search(monkeypatch):
+    """With a search that finds nothing, what is left is found all the same."""
+    monkeypatch.setattr(Identifiers, "spans", lambda self, text: [])
+    tables = {**shop(), "calls": pl.DataFrame({"number": [440000000001]})}
+    with pytest.raises(NotForgotten, match=r"still in reviews\.text, calls\.number; do not"):
+        forget(1, tables, KEY)
+
+
+def test_consent_counts_moments_not_clocks():
+    china = timezone(timedelta(hours=8))
+    register = ConsentRegister()
+    register.grant(7, "ads", datetime(2026, 1, 1, 12, tzinfo=china))  # 04:00 UTC
+    assert not register.allows(7, "ads", datetime(2026, 1, 1, 3, 59, tzinfo=UTC))
+    assert register.allows(7, "ads", datetime(2026, 1, 1, 4, tzinfo=UTC))
+    assert register.allows(7, "ads", datetime(2026, 1, 1, 4))
+    log = pl.LazyFrame({"shopper_id": [7]})
+    assert register.allowed(log, "ads", datetime(2026, 1, 1, 12, tzinfo=china)).collect().height == 1
+    assert register.allowed(log, "ads", datetime(2026, 1, 1, 11, tzinfo=china)).collect().height == 0
