@@ -74,6 +74,7 @@ def behaviour(
         >>> behaviour(log).select("pages", "shown", "click_rate", "night").row(0)
         (1, 1, 1.0, 1.0)
     """
+    events = events.filter(pl.col(shopper).is_not_null())  # a row that names nobody says nothing of anyone
     low, high = pl.col("position") > 5, pl.col("position") <= 5
     pages = (
         events.group_by(shopper, "time")

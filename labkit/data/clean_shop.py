@@ -13,7 +13,9 @@ Nothing here knows which rows are wrong: the truth table is for scoring alone.
 
 from __future__ import annotations
 
+import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +30,7 @@ from labkit.data.encoding import find_damage
 from labkit.data.leaks import leaking_columns
 from labkit.data.missing import missing_shares
 from labkit.data.spam import find_spam
-from labkit.data.steps import Change, corrected, report, rows
+from labkit.data.steps import Change, as_reported, corrected, report, rows, without
 from labkit.data.testers import find_testers
 from labkit.data.units import grams_in_products, pence_in_events, shown_prices, yuan_in_products
 
@@ -86,6 +88,11 @@ class Cleaned:
         name = f"{table}: {defect.replace('_', ' ')}"
         self.changes.append(Change(name, counted, counted - gone, found["row"].n_unique(), note))
 
+    def left(self, table: str, count: int) -> int:
+        """How many of a table's rows are left, by its changes."""
+        mine = [change for change in self.changes if change.step.startswith(f"{table}: ")]
+        return count - sum(change.rows_in - change.rows_out for change in mine)
+
 
 def clean_shop(raw: Mapping[str, pl.LazyFrame], folder: Path | str, progress: bool = True) -> Cleaned:
     """Clean products, shoppers, reviews and events as a warehouse delivers them.
@@ -95,14 +102,16 @@ def clean_shop(raw: Mapping[str, pl.LazyFrame], folder: Path | str, progress: bo
 
     Args:
         raw: "products", "shoppers", "reviews" and "events", each with a ``row`` column.
-        folder: where the clean tables are written (created if need be, files in it replaced).
+        folder: where the clean tables are written (created if need be, files in it replaced, all of them
+            or none).
         progress: show a bar on stderr.
 
     Returns:
         the clean tables, and what was wrong in the raw ones.
 
     Raises:
-        ValueError: a table is missing.
+        ValueError: a table is missing, or one is read from ``folder``.
+        RuntimeError: a table does not have as many rows as its changes say.
 
     Example:
         >>> import tempfile, labkit.shop
@@ -115,6 +124,7 @@ def clean_shop(raw: Mapping[str, pl.LazyFrame], folder: Path | str, progress: bo
     if lacking := [name for name in ("products", "shoppers", "reviews", "events") if name not in raw]:
         raise ValueError(f"Cleaning needs the raw tables {', '.join(lacking)} as well.")
     folder = Path(folder)
+    _refuse_source(raw, folder)
     folder.mkdir(parents=True, exist_ok=True)
     done = Cleaned()
     with _bar(progress) as step:
@@ -130,17 +140,39 @@ def clean_shop(raw: Mapping[str, pl.LazyFrame], folder: Path | str, progress: bo
         step("writing")
         nobody = pl.concat([testers["shopper_id"], done.bots["shopper_id"]]).unique()
         _inherit(done, raw["events"], nobody, copies)
-        people = events.filter(~pl.col("shopper_id").is_in(nobody.implode())).drop("row", "app", strict=False)
+        people = without(events, nobody, "shopper_id").drop("row", "app", strict=False)
         tables = {
             "products": products.drop("row", "currency", strict=False).lazy(),
-            "shoppers": shoppers.filter(~pl.col("shopper_id").is_in(nobody.implode())).drop("row").lazy(),
+            "shoppers": without(shoppers.lazy(), nobody, "shopper_id").drop("row"),
             "reviews": _pointed(reviews.drop("row").lazy(), moved),
             "events": _pointed(people.drop(done.leaks["column"].to_list()), moved),
         }
-        for name, table in tables.items():
-            table.sink_parquet(folder / f"{name}.parquet", engine="streaming")
-            done.tables[name] = pl.scan_parquet(folder / f"{name}.parquet")
+        done.tables = _written(tables, folder, {name: done.left(name, rows(raw[name])) for name in tables})
     return done
+
+
+def _refuse_source(raw: Mapping[str, pl.LazyFrame], folder: Path) -> None:
+    """Raise if a raw table is read from the folder that the clean ones are written to."""
+    for name, frame in raw.items():
+        for source in re.findall(r"SCAN \[([^\],]+)", frame.explain(optimized=False)):
+            if Path(source).resolve().parent == folder.resolve():
+                raise ValueError(
+                    f"The raw {name} are read from {folder.name}, where the clean tables would replace them: "
+                    "choose another folder."
+                )
+
+
+def _written(
+    tables: Mapping[str, pl.LazyFrame], folder: Path, counts: Mapping[str, int]
+) -> dict[str, pl.LazyFrame]:
+    """Write all tables beside the folder, and move them into it when all are there and complete."""
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", suffix=".part", dir=folder.parent) as part:
+        for name, table in tables.items():
+            table.sink_parquet(Path(part) / f"{name}.parquet", engine="streaming")
+            as_reported(name, pl.scan_parquet(Path(part) / f"{name}.parquet"), counts[name])
+        for name in tables:
+            (Path(part) / f"{name}.parquet").replace(folder / f"{name}.parquet")
+    return {name: pl.scan_parquet(folder / f"{name}.parquet") for name in tables}
 
 
 def _log(raw: pl.LazyFrame, done: Cleaned, step: Say) -> tuple[pl.LazyFrame, pl.DataFrame]:
@@ -209,7 +241,7 @@ def _people(
     mine = shoppers.filter(pl.col("shopper_id").is_in(testers["shopper_id"].implode()))
     done.note("shoppers", "test_shopper", mine.select("row"), counted=shoppers.height)
     step("programs")
-    people = events.filter(~pl.col("shopper_id").is_in(testers["shopper_id"].implode()))
+    people = without(events, testers["shopper_id"], "shopper_id")
     done.bots = find_bots(behaviour(people, products))
     mine = shoppers.filter(pl.col("shopper_id").is_in(done.bots["shopper_id"].implode()))
     kinds = done.bots.group_by("kind").len().sort("kind").iter_rows()

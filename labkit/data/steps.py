@@ -54,7 +54,11 @@ class Pipeline:
     changes: list[Change] = field(default_factory=list)
 
     def run(self, frame: pl.LazyFrame) -> tuple[pl.LazyFrame, list[Change]]:
-        """Run every step; returns the last frame and one `Change` per step."""
+        """Run every step; returns the last frame and one `Change` per step.
+
+        Raises:
+            RuntimeError: a step did not return as many rows as it reports.
+        """
         self.changes = []
         written: Path | None = None
         for number, step in enumerate(self.steps):
@@ -62,11 +66,13 @@ class Pipeline:
             self.changes.append(change)
             if self.folder is None:
                 frame = frame.collect().lazy()
+                as_reported(change.step, frame, change.rows_out)
                 continue
             self.folder.mkdir(parents=True, exist_ok=True)
             target = self.folder / f"{number:02d}_{change.step.replace(' ', '_')}.parquet"
             frame.sink_parquet(target, engine="streaming")
             frame = pl.scan_parquet(target)
+            as_reported(change.step, frame, change.rows_out)
             if written:
                 written.unlink()
             written = target
@@ -103,8 +109,27 @@ def change_of(step: str, before: pl.LazyFrame, after: pl.LazyFrame, note: str = 
 
 
 def without(frame: pl.LazyFrame, keys: pl.Series, column: str) -> pl.LazyFrame:
-    """The frame without the rows whose ``column`` is among the keys; order is kept."""
-    return frame.filter(~pl.col(column).is_in(keys.implode()))
+    """The frame without the rows whose ``column`` is among the keys; order is kept.
+
+    A row without a value there stays: it is nobody's, so not one of these.
+
+    Example:
+        >>> without(pl.LazyFrame({"id": [1, 2, None]}), pl.Series([2]), "id").collect()["id"].to_list()
+        [1, None]
+    """
+    return frame.filter(~pl.col(column).is_in(keys.implode()).fill_null(False))
+
+
+def as_reported(table: str, frame: pl.LazyFrame, count: int) -> None:
+    """Raise if a table does not have as many rows as its changes say.
+
+    Raises:
+        RuntimeError: rows were lost, or came, that no step reported.
+    """
+    if (found := rows(frame)) != count:
+        raise RuntimeError(
+            f"{table} has {found} rows, though its steps report {count}: one lost some silently."
+        )
 
 
 def corrected(frame: pl.LazyFrame, column: str, values: pl.DataFrame, row: str = "row") -> pl.LazyFrame:

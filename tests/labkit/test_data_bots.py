@@ -152,3 +152,15 @@ def test_testers_are_found_by_address_name_and_penny():
     assert found.filter(pl.col("shopper_id") == 8)["reason"].item() == "paid a penny"
     kept, change = drop_testers(events, found)
     assert (kept.collect().height, change.changed) == (3, 2)
+
+
+def test_rows_without_a_shopper_are_nobody_s_and_stay():
+    log = pl.LazyFrame(
+        {"shopper_id": [None, None, 1], "time": [datetime(2026, 1, 1)] * 3, "product_id": 5, "position": 1}
+    ).with_columns(clicked=True, bought=False)
+    assert behaviour(log)["shopper_id"].to_list() == [1]
+    kept, change = drop_bots(log)
+    assert kept.collect().height == 3
+    assert (change.rows_in, change.rows_out) == (3, 3)
+    kept, change = drop_testers(log, pl.DataFrame({"shopper_id": [1]}))
+    assert kept.collect()["shopper_id"].to_list() == [None, None]

@@ -85,3 +85,54 @@ def test_changes_add_up(cleaned):
 def test_a_missing_table_is_one_clear_error(tmp_path):
     with pytest.raises(ValueError, match="raw tables reviews, events as well"):
         clean_shop({"products": pl.LazyFrame(), "shoppers": pl.LazyFrame()}, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LABKIT_HOME", str(tmp_path_factory.mktemp("home")))
+    market = labkit.shop.load("tiny", 3)
+    yield {name: market.scan(f"raw_{name}") for name in RAW}
+    patch.undo()
+
+
+def test_purchases_kept_without_their_shopper_stay(raw, tmp_path):
+    """What `forget` leaves in the books has no shopper; that makes it neither a program's nor a tester's."""
+    nobody = pl.col("shopper_id").is_in([5, 6, 7])
+    cut = raw["events"].with_columns(shopper_id=pl.when(~nobody).then("shopper_id"))
+    done = clean_shop({**raw, "events": cut}, tmp_path / "clean", progress=False)
+    copies = done.findings.filter(pl.col("table") == "events", pl.col("defect") == "exact_duplicate")["row"]
+    kept = (
+        cut.filter(pl.col("shopper_id").is_null() & ~pl.col("row").is_in(copies.implode())).collect().height
+    )
+    assert kept > 100
+    assert done.tables["events"].collect()["shopper_id"].null_count() == kept
+    assert done.bots["shopper_id"].null_count() == 0
+
+
+def test_raw_tables_are_not_written_over(raw, tmp_path):
+    for name, frame in raw.items():
+        frame.sink_parquet(tmp_path / f"{name}.parquet")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    here = {name: pl.scan_parquet(tmp_path / f"{name}.parquet") for name in RAW}
+    with pytest.raises(ValueError, match=r"raw products are read from .* choose another folder"):
+        clean_shop(here, tmp_path, progress=False)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_full_disk_leaves_the_older_tables_whole(raw, tmp_path, monkeypatch):
+    folder = tmp_path / "clean"
+    clean_shop(raw, folder, progress=False)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    sink = pl.LazyFrame.sink_parquet
+
+    def full(frame, path, **how):
+        if "events" in str(path):
+            raise OSError(28, "No space left on device")
+        return sink(frame, path, **how)
+
+    monkeypatch.setattr(pl.LazyFrame, "sink_parquet", full)
+    with pytest.raises(OSError, match="No space left"):
+        clean_shop(raw, folder, progress=False)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [folder]

@@ -21,7 +21,7 @@ from labkit.data.duplicates import (
     shingles,
     signatures,
 )
-from labkit.data.steps import Pipeline
+from labkit.data.steps import Change, Pipeline
 
 CELLS = st.tuples(
     st.sampled_from(["a", "b", None]), st.sampled_from([0.0, 1.5, None]), st.sampled_from([True, False])
@@ -182,6 +182,16 @@ def test_a_pipeline_gives_the_same_in_memory_and_on_disk(tmp_path):
     assert changes == same
     assert on_disk.report()["changed"].to_list() == [2, 0]
     assert len(list((tmp_path / "work").iterdir())) == 1
+
+
+@pytest.mark.parametrize("folder", [None, "work"])
+def test_a_step_that_loses_rows_silently_is_stopped(tmp_path, folder):
+    frame = pl.LazyFrame({"row": [0, 1, 2]})
+    careless = Pipeline(
+        [lambda table: (table.head(1), Change("careless", 3, 2, 1))], tmp_path / folder if folder else None
+    )
+    with pytest.raises(RuntimeError, match="careless has 1 rows, though its steps report 2"):
+        careless.run(frame)
 
 
 def folder_of(name):
