@@ -46,7 +46,9 @@ def make(
 def describe(
     size: Size = "small",
     seed: Seed = 0,
-    figures: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("market-profile"),
+    figures: Annotated[Path, typer.Option(help="Folder for the figures.", file_okay=False)] = Path(
+        "market-profile"
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Print the profile of the market and draw it: pictures, clicks, seasons, defects."""
@@ -78,7 +80,10 @@ def clean(
     size: Size = "small",
     seed: Seed = 0,
     into: Annotated[
-        Path | None, typer.Option(help="Folder for the clean tables; they are thrown away when left out.")
+        Path | None,
+        typer.Option(
+            help="Folder for the clean tables; they are thrown away when left out.", file_okay=False
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -124,6 +129,7 @@ def list_sets(as_json: AsJson = False) -> None:
 def fetch(
     name: Annotated[str, typer.Argument(help="Name of a data set; see `labkit data list`.")],
     into: Annotated[Path | None, typer.Option(help="Folder; below LABKIT_HOME when left out.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Download it anew even if it is there.")] = False,
 ) -> None:
     """Download a public data set: checked, and resumed where it was cut off."""
     from labkit.data import DATA_SETS, fetch
@@ -132,14 +138,16 @@ def fetch(
         raise typer.BadParameter(
             f"there is no data set {name!r}; `labkit data list` names them all.", param_hint="name"
         )
-    typer.echo(f"{name} is in {fetch(DATA_SETS[name], into)}.")
+    typer.echo(f"{name} is in {fetch(DATA_SETS[name], into, again)}.")
 
 
 @app.command()
 def realism(
     size: Size = "medium",
     seed: Seed = 0,
-    folder: Annotated[Path, typer.Option(help="Gets realism.md and images/realism_*.png.")] = Path("docs"),
+    folder: Annotated[
+        Path, typer.Option(help="Gets realism.md and images/realism_*.png.", file_okay=False)
+    ] = Path("docs"),
     methods: Annotated[
         bool, typer.Option(help="Compare search methods too, which takes some ten minutes.")
     ] = True,

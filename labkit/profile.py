@@ -1,7 +1,7 @@
 """A profile of the simulated market: what is in it, how people behave, and what is wrong with the raw data.
 
-Everything is measured on the tables, as one would with a real shop's, and never read off the generator; only
-the defects are counted from ``truth``. Aggregates run in the streaming engine, so the largest market fits.
+Everything is measured on the tables, as one would with a real shop's; only the defects are counted, and the
+accounts named, by ``truth``. Aggregates run in the streaming engine, so the largest market fits.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def _clocks(market: Market) -> pl.DataFrame:
 
 
 def _accounts(market: Market, most: int = 4_000) -> pl.DataFrame:
-    """All intruders and a sample of shoppers, by row number."""
+    """All intruders and the first shoppers."""
     raw = market.scan("raw_events")
     table = _run(
         raw.group_by("shopper_id").agg(

@@ -19,7 +19,6 @@ from labkit.shop.chance import Dice, stream
 from labkit.shop.grammar import Pairs, prose
 
 DAY_MS = 86_400_000
-BOOKS = {"tiny": 200, "small": 2_000, "full": 20_000}
 OVERLAP = 0.4  # of the shop's people who read here too
 OTHERS = 0.3  # readers who do not shop, as a share of the shop's people
 EVENT_DAYS = 180  # how long a life event shows
@@ -52,7 +51,7 @@ class Bookshop:
         books: book_id, title, title_zh, author, author_zh, blurb, blurb_zh, genre, genre_zh, format, pages,
             price, published.
         reads: reader_id, book_id, time, minutes, finished, rating (mostly null), ordered by time.
-        overlap: reader_id, shopper_id of those who do both; the truth that a real firm must match for itself.
+        overlap: reader_id, shopper_id of those who do both; the truth that two real firms seldom have.
         genres: the G genres' names, in the order of the arrays.
         tastes: (R, G) the probability that a reader picks a genre on a day without a life event.
         carried: (R, G) the part of it that the shop could know: what follows from shopping, and for readers
@@ -104,7 +103,7 @@ def make_bookshop(
         affinity: (S, D) how much each shopper likes each department, not negative.
         departments: the D departments' names.
         life_events: shopper_id, event, date.
-        books: how many to sell; ``BOOKS`` says by size.
+        books: how many to sell.
         seed: the market's seed.
         shared: how much of the variance of a genre's appeal, over those who shop and read, is carried over.
 

@@ -15,7 +15,7 @@ from datetime import timedelta
 import numpy as np
 import polars as pl
 
-from labkit.shop.calendar import DAYS, MIDNIGHT, MONTHS
+from labkit.shop.calendar import DAYS, MIDNIGHT, MONTHS, START
 from labkit.shop.chance import Dice, stream
 from labkit.shop.intruders import Intruders
 from labkit.shop.replay import Year
@@ -25,9 +25,10 @@ APPS = pl.Enum(["web", "ios 7.1", "ios 7.2", "android 5.0", "android 5.1"])
 WEB, IOS_OLD, IOS, ANDROID_OLD, ANDROID = range(5)
 # The app that wrote pence for pounds, and from when to when.
 PENCE_APP, PENCE_FROM, PENCE_TO = ANDROID, 150, 178
-SKEWED_SESSIONS = 0.012  # of the old iOS app's sessions... and of all others a sixth of that
+SKEWED_SESSIONS = 0.012  # of the old iOS app's sessions, and of all others a sixth of that
 REPEATED_LINES = 0.008
 POUND_IN_YUAN = 9.1
+END = START + timedelta(days=DAYS - 1)
 
 
 @dataclass
@@ -78,7 +79,7 @@ def raw_events(
         The events' columns with row i64 before them and app, delivery_days i16 behind.
     """
     next_row = 0
-    apps = _App(year, seed)
+    apps = _App(year, intruders, seed)
     for number, clean in enumerate(parts):
         rng = stream(seed, "defects", "events", number)
         # The month's days, also those on which only intruders came.
@@ -183,17 +184,18 @@ def raw_products(clean: pl.DataFrame, year: Year, truth: Truth, seed: int) -> pl
 
 
 def raw_shoppers(clean: pl.DataFrame, intruders: Intruders, truth: Truth, seed: int) -> pl.DataFrame:
-    """The accounts: bots and test accounts among them, incomes missing more often the higher they are."""
+    """The accounts in no order, bots and testers among them; high incomes are missing more often than low."""
     frame = pl.concat([clean, intruders.shoppers.select(clean.columns)])
+    order = np.argsort(stream(seed, "defects", "accounts").random(frame.height), kind="stable")
+    frame, kinds = frame[order], np.concatenate([np.zeros(clean.height), intruders.shoppers["kind"]])[order]
     roll = stream(seed, "defects", "shoppers").random(frame.height)
     band = frame["income_band"].to_list()
     chance = np.array([{"low": 0.04, "middle": 0.1, "high": 0.45}[b] for b in band])
     lost = np.flatnonzero(roll < chance)
     row = np.arange(frame.height)
     truth.add("shoppers", "missing", lost, [f"income_band {band[i]}" for i in lost])
-    kinds = intruders.shoppers["kind"].to_numpy()
     for defect, kind in (("bot", Intruders.BOT), ("test_shopper", Intruders.TEST)):
-        truth.add("shoppers", defect, clean.height + np.flatnonzero(kinds == kind))
+        truth.add("shoppers", defect, np.flatnonzero(kinds == kind))
     keep = pl.Series(roll >= chance)
     return frame.with_columns(income_band=pl.when(keep).then("income_band")).select(
         pl.Series("row", row), pl.all()
@@ -220,20 +222,21 @@ def raw_reviews(clean: pl.DataFrame, spam: pl.DataFrame, truth: Truth, seed: int
     truth.add("reviews", "exact_duplicate", row[copied], of=home[source[copied]])
     u = stream(seed, "defects", "reviews", "encoding").random(frame.height)[source]
     frame = _mojibake(frame, "reviews", ("text",), u < 0.03, truth)
-    # What the warehouse does not know: the sentiment, and what it is about.
-    return frame.drop("sentiment", "aspects", strict=False).select(pl.Series("row", row), pl.all())
+    # What the warehouse does not know: the sentiment, and what it is about. It numbers by arrival.
+    return frame.drop("sentiment", "aspects", "review_id", strict=False).select(
+        pl.Series("row", row), pl.all()
+    )
 
 
 class _App:
     """Which app a shopper uses on which day: everybody on a phone or tablet upgrades some time."""
 
-    def __init__(self, year: Year, seed: int) -> None:
-        count = len(year.crowd.device) + Intruders.MOST
+    def __init__(self, year: Year, intruders: Intruders, seed: int) -> None:
+        count = len(year.crowd.device) + intruders.shoppers.height
         rng = stream(seed, "defects", "apps")
         self.ios = rng.random(count) < 0.5
         self.upgrade = np.floor(rng.random(count) * DAYS)
-        web = np.zeros(count, dtype=bool)
-        web[: len(year.crowd.device)] = year.crowd.device == 1
+        web = np.concatenate([year.crowd.device == 1, (intruders.shoppers["device"] == "desktop").to_numpy()])
         self.web = web
 
     def of(self, shopper: np.ndarray, day: np.ndarray) -> np.ndarray:
@@ -244,7 +247,7 @@ class _App:
 
 def _per_session(session: np.ndarray, seed: int, name: str) -> np.ndarray:
     """A number in [0, 1) for each session, the same in every part of the log (it may cross midnight)."""
-    key = stream(seed, "defects", name).integers(1, 2**32, dtype=np.uint64) | np.uint64(1)
+    key = np.uint64(int(stream(seed, "defects", name).random() * 2**32)) | np.uint64(1)
     mixed = (session.astype(np.uint64) + np.uint64(1)) * key
     mixed ^= mixed >> np.uint64(29)
     mixed *= np.uint64(0xBF58476D1CE4E5B9)
@@ -308,9 +311,9 @@ def _relisted(products: pl.DataFrame, first_id: int, year: Year, seed: int) -> p
                 "description": _reordered(product["description"], ". ", dice),
                 "title_zh": _edited(product["title_zh"], _EXTRAS_ZH, " ", dice),
                 "description_zh": _reordered(product["description_zh"], "。", dice),
-                "price": round(product["price"] * dice.between(0.92, 1.08), 2),
+                "price": max(0.49, round(product["price"] * dice.between(0.92, 1.08)) - 0.01),
                 "seller_id": dice.one(others),
-                "launched": product["launched"] + timedelta(days=1 + dice.below(200)),
+                "launched": min(product["launched"] + timedelta(days=1 + dice.below(200)), END),
                 "attributes": json.dumps({key: known[key] for key in keys}, ensure_ascii=False),
                 "weight_kg": round(product["weight_kg"] * dice.between(0.98, 1.02), 3),
             }
@@ -328,10 +331,13 @@ def _edited(title: str, extras: tuple[str, ...], space: str, dice: Dice) -> str:
         lambda words: [word.strip(",|-:") for word in words],
         lambda words: [word.lower() for word in words],
     ]
-    words = title.split(space)
-    for edit in dice.some(edits, 1 + dice.below(2)):
-        words = edit(words)
-    return space.join(word for word in words if word)
+    edited = title
+    while edited == title:
+        words = title.split(space)
+        for edit in dice.some(edits, 1 + dice.below(2)):
+            words = edit(words)
+        edited = space.join(word for word in words if word)
+    return edited
 
 
 def _reordered(text: str, stop: str, dice: Dice) -> str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 
 import numpy as np
 import polars as pl
 
-from labkit.shop.calendar import DAYS, MIDNIGHT, START
+from labkit.shop.calendar import DAYS, MIDNIGHT
 from labkit.shop.chance import Dice
+from labkit.shop.crowd import DEVICES
 from labkit.shop.replay import SCREENS, SURFACES, Year
+from labkit.shop.visits import GAP
 
 SCRAPERS, FRAUDS, CRAWLERS, TESTERS = "scraper", "click fraud", "crawler", "test account"
-_GIVEN, _FAMILY = ("Alex", "Kim", "Lee", "Max"), ("Gray", "Stone", "Field")
 # Requests in a session (at least, and up to so many more), seconds between them (a few more, the same for
 # one account), and by how much they vary.
 HABITS = {SCRAPERS: (10, 12, 4, 1), FRAUDS: (1, 3, 20, 20), CRAWLERS: (5, 12, 3, 1), TESTERS: (2, 1, 40, 40)}
@@ -33,15 +33,14 @@ class Intruders:
 
     BOT = 1
     TEST = 2
-    MOST = 4_096  # accounts at most
 
 
 def make_intruders(year: Year, accounts: pl.DataFrame, seed: int) -> Intruders:
     """Draw about one bot for a hundred shoppers (at least two of each kind), and a few testers.
 
     Scrapers ask again and again at even pauses, all over the catalogue, and hardly click. Click frauds click
-    one seller's products wherever they stand and buy nothing. Crawlers click whatever is there, in a second
-    or two. Testers buy at a penny.
+    one seller's products wherever they stand and buy nothing. Crawlers click whatever is there, page
+    after page within seconds. Testers buy at a penny.
 
     Args:
         year: what can be asked, at which price.
@@ -52,38 +51,52 @@ def make_intruders(year: Year, accounts: pl.DataFrame, seed: int) -> Intruders:
     each = max(2, min(1200, round(len(year.crowd.taste) / 300)))
     kinds = [SCRAPERS] * each + [FRAUDS] * each + [CRAWLERS] * each + [TESTERS] * max(2, min(40, each // 2))
     logs: list[pl.DataFrame] = []
-    people = []
-    session = int(year.visits.session[-1]) + 1
+    people = _accounts(kinds, year, accounts, dice)
+    free = _FreeSessions(year, dice)
     for number, kind in enumerate(kinds):
         who = accounts.height + number
-        people.append(_account(who, kind, dice))
         for second in _starts(kind, dice):
-            log = _session(year, kind, who, session, second, dice)
-            session += 1
-            logs.append(log)
-    kept = {"shopper_id": pl.Int32, "birth_year": pl.Int16}
-    return Intruders(
-        pl.DataFrame(people, schema_overrides=kept), _events(year, pl.concat(logs), kinds, accounts.height)
+            logs.append(_session(year, kind, who, free.take(second), second, dice))
+    return Intruders(people, _events(year, pl.concat(logs), people))
+
+
+class _FreeSessions:
+    """Session numbers that no shopper uses, about where a session of that moment would stand."""
+
+    def __init__(self, year: Year, dice: Dice) -> None:
+        self.ids, rows = np.unique(year.visits.session, return_index=True)
+        self.starts = np.maximum.accumulate(year.visits.second[rows])
+        self.taken = set(self.ids.tolist())
+        self.dice = dice
+
+    def take(self, second: int) -> int:
+        before = int(np.searchsorted(self.starts, second))
+        number = GAP * before + self.dice.below(GAP)
+        while number in self.taken:
+            number += 1
+        self.taken.add(number)
+        return number
+
+
+def _accounts(kinds: list[str], year: Year, accounts: pl.DataFrame, dice: Dice) -> pl.DataFrame:
+    """They fill in the form like anybody: the records of shoppers drawn at random, with other names."""
+    rows = [dice.below(accounts.height) for _ in kinds]
+    names = accounts["name"].to_list()
+    first = accounts.height
+    tester = [kind == TESTERS for kind in kinds]
+    return accounts[rows].with_columns(
+        shopper_id=pl.Series(range(first, first + len(kinds)), dtype=pl.Int32),
+        name=pl.Series(
+            f"Test Account {first + i}" if test else dice.one(names) for i, test in enumerate(tester)
+        ),
+        email=pl.Series(
+            f"qa+{first + i}@persimmon.test" if test else f"m{dice.below(10**6)}{first + i}@post.example"
+            for i, test in enumerate(tester)
+        ),
+        phone=pl.Series(f"07700 9{dice.below(100_000):05d}" for _ in kinds),
+        kind=pl.Series(Intruders.TEST if test else Intruders.BOT for test in tester),
+        what=pl.Series(kinds),
     )
-
-
-def _account(who: int, kind: str, dice: Dice) -> dict[str, object]:
-    tester = kind == TESTERS
-    return {
-        "shopper_id": who,
-        "name": f"Test Account {who}" if tester else f"{dice.one(_GIVEN)} {dice.one(_FAMILY)}",
-        "email": f"qa+{who}@persimmon.test" if tester else f"m{dice.below(10**6)}{who}@post.example",
-        "phone": f"07700 9{dice.below(100_000):05d}",
-        "postcode": f"N{1 + dice.below(19)} {1 + dice.below(9)}AA",
-        "city": "London",
-        "birth_year": 1970 + dice.below(30),
-        "lang": "en",
-        "device": dice.one(["desktop", "phone"]),
-        "income_band": "middle",
-        "joined": START - timedelta(days=1 + dice.below(300)),
-        "kind": Intruders.TEST if tester else Intruders.BOT,
-        "what": kind,
-    }  # fmt: skip
 
 
 def _starts(kind: str, dice: Dice) -> list[int]:
@@ -146,14 +159,16 @@ def _session(year: Year, kind: str, who: int, session: int, second: int, dice: D
     return pl.concat(pages).with_columns(session_id=pl.lit(session), shopper_id=pl.lit(who))
 
 
-def _events(year: Year, done: pl.DataFrame, kinds: list[str], first: int) -> pl.DataFrame:
+def _events(year: Year, done: pl.DataFrame, people: pl.DataFrame) -> pl.DataFrame:
     log = {column.name: column.to_numpy() for column in done.sort("second", maintain_order=True)}
     day = log["second"] // 86_400
     price = np.empty(len(day))
     for today in np.unique(day):
         rows = day == today
         price[rows] = year.prices.of(int(today))[log["product_id"][rows]]
-    test = np.array([kind == TESTERS for kind in kinds])[log["shopper_id"] - first]
+    who = log["shopper_id"] - people["shopper_id"][0]
+    test = (people["kind"] == Intruders.TEST).to_numpy()[who]
+    device = people["device"].replace_strict(DEVICES, range(len(DEVICES)), return_dtype=pl.UInt8).to_numpy()
     price[test] = 0.01
     queries = year.demand.queries
     home = log["asked"] >= queries
@@ -164,7 +179,7 @@ def _events(year: Year, done: pl.DataFrame, kinds: list[str], first: int) -> pl.
             "time": np.datetime64(MIDNIGHT, "ms") + log["second"] * np.timedelta64(1000, "ms"),
             "surface": pl.Series(home.astype(np.uint8)).cat.to(SURFACES),
             "query_id": pl.Series(log["asked"].astype(np.int32)).set(pl.Series(home), None),
-            "device": pl.Series(((log["shopper_id"] % 2) == 0).astype(np.uint8)).cat.to(SCREENS),
+            "device": pl.Series(device[who]).cat.to(SCREENS),
             "product_id": log["product_id"].astype(np.int32),
             "position": log["position"].astype(np.int8),
             "price": price,

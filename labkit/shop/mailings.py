@@ -3,7 +3,8 @@
 Modelled on Kevin Hillstrom's MineThatData test (2008, 64,000 customers; no e-mail, and e-mails with men's and
 women's goods), whose rates ``REAL`` holds. Here the e-mails are a voucher, which moves people who count their
 money or have not been back for long, and a story about one department, which moves those who like it. A few
-are put off by either.
+are put off by either. The e-mails went out on the morning of the day on which the shop's log begins: what was
+known before is of the year before it, and only who was a shopper by then takes part.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ REAL = {
 LEAST, MOST, MINIMUM_SHARE, TAIL = 29.99, 499.0, 0.24, 1.2
 # The mean of u / (1.2 - u) over (0, 1): 1.2 ln 6 - 1, as a number, for logarithms differ between machines.
 TAIL_MEAN = 1.1501113629
-NEW_SINCE = date(2025, 9, 1)
+SENT = date(2025, 9, 1)  # the morning before the log begins
+NEW_SINCE = date(2024, 9, 1)
 
 
 def make_mailing(
@@ -42,7 +44,7 @@ def make_mailing(
     """The test's log: one row per shopper, with what was known before, what happened and what was true.
 
     Args:
-        shoppers: shopper_id (row number), lang, device, joined (Date).
+        shoppers: shopper_id, lang, device, joined (Date).
         wealth: (S,) in [0, 1].
         affinity: (S, D) how much each shopper likes each department, not negative.
         departments: The D departments' names.
@@ -84,6 +86,9 @@ def make_mailing(
     history = np.round(LEAST + 129 * tail * money / _mean(money), 2)
     loyal = history / (history + 300)
     recency = np.minimum(1 + (364 * past[:, 1] * (1.2 - 0.5 * loyal)).astype("i8"), 365)
+    # Nobody ordered before they joined.
+    member = (pl.lit(SENT) - pl.col("joined")).dt.total_days()
+    recency = np.minimum(recency, np.maximum(shoppers.select(member).to_series().to_numpy(), 1))
     lapsed = recency / 365
     newcomer = (shoppers["joined"] >= NEW_SINCE).to_numpy()
 

@@ -154,7 +154,7 @@ def _year(size: str, seed: int, folder: Path, where: Where, progress: Progress) 
             "life_events": world.crowd.life_events,
             "sellers": world.shelf.sellers,
             "prices": price_table(world.prices, world.shelf.launched),
-            "stock": stock_table(world.prices),
+            "stock": stock_table(world.prices, world.shelf.launched),
             "campaigns": campaign_table(),
             "typed_queries": world.demand.table,
         },
@@ -169,7 +169,6 @@ def _year(size: str, seed: int, folder: Path, where: Where, progress: Progress) 
 
 
 def _voices(size: str, seed: int, folder: Path, where: Where, progress: Progress) -> None:
-    from labkit.shop.mailings import make_mailing
     from labkit.shop.reviews import make_reviews
     from labkit.shop.service import make_passages, make_questions
 
@@ -193,9 +192,7 @@ def _voices(size: str, seed: int, folder: Path, where: Where, progress: Progress
             "reviews": reviews,
             "passages": passages,
             "questions": questions,
-            "mailing": make_mailing(
-                shoppers, world.crowd.wealth, department_affinity(world), world.shelf.departments, seed
-            ),
+            "mailing": _mailing(world, seed),
         },
     )
 
@@ -232,7 +229,7 @@ def _raw(size: str, seed: int, folder: Path, where: Where, progress: Progress) -
     spam = make_spam(
         clean,
         [ids for ids in sold if ids],
-        intruders.shoppers["shopper_id"].to_list(),
+        intruders.shoppers.filter(pl.col("kind") == intruders.BOT)["shopper_id"].to_list(),
         max(20, reviews.height // 15),
         seed,
         first_id=reviews.height,
@@ -252,6 +249,14 @@ def _raw(size: str, seed: int, folder: Path, where: Where, progress: Progress) -
         part.write_parquet(target / f"part-{number:02d}.parquet")
         progress((number + 1) / len(files))
     _write(folder, {"truth": truth.table()})
+
+
+def _mailing(world: Year, seed: int) -> pl.DataFrame:
+    from labkit.shop.mailings import make_mailing
+
+    rows = np.flatnonzero(world.crowd.joined < 0)
+    wealth, likes = world.crowd.wealth[rows], department_affinity(world)[rows]
+    return make_mailing(world.crowd.shoppers[rows], wealth, likes, world.shelf.departments, seed)
 
 
 def department_affinity(world: Year) -> np.ndarray:

@@ -190,7 +190,8 @@ def load(size: str = "small", seed: int = 0) -> Market:
 
     Args:
         size: "tiny" (600 products, for tests), "small" (6,600 products, 3,000 shoppers, 0.4 million events,
-            for lessons) or "full" (200,000 products, 120,000 shoppers, over 20 million events).
+            for lessons), "medium" (20,000 products, 2 million events, for comparisons with real sets) or
+            "full" (200,000 products, 120,000 shoppers, over 20 million events).
         seed: Another seed is another shop; the same seed is the same shop on every machine.
 
     Returns:

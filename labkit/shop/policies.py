@@ -23,7 +23,8 @@ class Page:
         product: (S, C) i32 ids of the candidates.
         match: (S, C) in [0, 1], how well title and query agree.
         guess: (S, C) bool, in the category that the query classifier guesses.
-        popularity: (S, C) in [0, 1], rank by clicks of the months before.
+        popularity: (S, C) in [0, 1], rank by clicks of the months before; in the first month by what was
+            counted before the year, with noise.
         price: (S, C) GBP, to be paid today.
         price_rank: (S, C) in [0, 1], rank of the list price in the category.
         discount: (S, C) in [0, 1).

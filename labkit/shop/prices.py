@@ -110,9 +110,10 @@ def price_table(prices: Prices, launched: np.ndarray) -> pl.DataFrame:
     ).sort("product_id", "since")
 
 
-def stock_table(prices: Prices) -> pl.DataFrame:
+def stock_table(prices: Prices, launched: np.ndarray) -> pl.DataFrame:
     """When a product could not be bought: product_id i32, gone Date, back Date (the first day it is back)."""
-    rows = np.flatnonzero(prices.gone[:, 0] < DAYS)
+    first = prices.gone[:, 0]
+    rows = np.flatnonzero((first < DAYS) & (first > launched))
     gone, back = prices.gone[rows].T
     return pl.DataFrame(
         {

@@ -1,8 +1,9 @@
 """The shop's year under a ranking policy: the same shoppers, the same wishes, the same dice.
 
 Whoever asks, when and for what does not depend on the policy, and every candidate of every request has its
-own random numbers (common random numbers), so that two policies that show the same product to the same
-shopper get the same answer, and a difference between two policies is due to what they show.
+own random numbers (common random numbers), so that two policies that show a shopper the same product in the
+same place get the same answer (but for fatigue, which is of all that was shown before), and a difference
+between two policies is due to what they show.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class Outcome:
         revenue: GBP paid for what was kept, as drawn.
         expected_revenue: GBP, its expectation.
         expected_profit: GBP: commissions on it, less the handling of returns and the serving.
-        satisfaction: expected share of requests whose shopper sees something that answers them, in [0, 1].
+        satisfaction: expected share of requests whose shopper sees something that answers them, less half
+            of the expected returns for each request; at most 1.
         serving_cost: GBP.
         gini: of the exposure over sellers that are in the shop: 0 all alike, 1 one has all.
         sellers: seller_id, exposure (expected looks), share, expected_revenue.
@@ -104,7 +106,7 @@ def replay(
     # What the shopper was shown of each category lately; each week half of it is forgotten.
     seen = np.zeros((len(crowd.taste), len(shelf.categories)), dtype=np.float32)
     clicks = np.zeros(len(shelf.price))
-    popularity = _ranked(shelf.appeal + 0.3 * stream(seed, "popularity").random(len(shelf.price)))
+    popularity = _ranked(shelf.known)
     commission = year.shelf.sellers["commission"].to_numpy()[shelf.seller]
     totals = _Totals(len(shelf.sellers), len(crowd.taste))
     month = 0
@@ -123,7 +125,7 @@ def replay(
             pool = demand.pool[asked]  # (S, C)
             page = Page(
                 day=day,
-                shopper=shopper,
+                shopper=shopper.copy(),
                 query=np.where(asked < demand.queries, asked, -1).astype(np.int32),
                 zh=crowd.zh[shopper],
                 device=crowd.device[shopper],
@@ -138,6 +140,9 @@ def replay(
                 seller=shelf.seller[pool],
                 noise=dice[0],
             )
+            for values in vars(page).values():
+                if isinstance(values, np.ndarray):
+                    values.flags.writeable = False  # a policy looks, it does not touch
             there = (shelf.launched <= day) & year.prices.in_stock(day)
             places, shown = _top(_scores(policy, page), there[pool])
             product = np.take_along_axis(pool, places, axis=1)  # (S, K)

@@ -141,9 +141,9 @@ def make_spam(
 ) -> pl.DataFrame:
     """Bought reviews: bursts of five stars for one seller's products, or of one star for a rival's.
 
-    A burst lasts hours, comes from a handful of accounts and varies a few templates. One account in twelve
-    has bought the product for show, and two campaigns in five are spread over weeks, so that no single
-    sign gives all of it away.
+    A burst lasts hours, comes from a handful of accounts and varies a few templates. One review in twelve
+    says that it is verified (the flag can be faked), and two campaigns in five are spread over weeks, so that
+    no single sign gives all of it away.
 
     Args:
         products: As for ``make_reviews``.

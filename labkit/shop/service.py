@@ -222,7 +222,8 @@ class _Desk:
         product = self.bought[purchase] if core.product is None and order in text else core.product
         return {
             "shopper_id": shopper,
-            "time": min(self.times[purchase] + delay, _LAST),
+            # Nobody asks after the last night of the year: who would, asks sooner.
+            "time": self.times[purchase] + delay % (_LAST - self.times[purchase] + 1),
             "lang": lang,
             "text": text,
             "topic": core.topic,

@@ -45,6 +45,7 @@ class Shelf:
             it), partly the product's own (so that only behaviour reveals it).
         quality: in [0, 1]; drives ratings and returns.
         appeal: in (0, 1], heavy-tailed: a few products draw most eyes.
+        known: what the shop counted before the year began, a noisy view of the appeal.
         seller: number in ``sellers``.
         launched: day of the year on which it came, negative if before.
         weight: kilograms.
@@ -61,6 +62,7 @@ class Shelf:
     style: np.ndarray  # (N, 4) float64
     quality: np.ndarray  # (N,) float64
     appeal: np.ndarray  # (N,) float64
+    known: np.ndarray  # (N,) float64
     seller: np.ndarray  # (N,) int64
     launched: np.ndarray  # (N,) int64
     weight: np.ndarray  # (N,) float64
@@ -115,6 +117,7 @@ def make_shelf(products: list[Product], seed: int) -> Shelf:
         style=_styles(facts, n, seed),
         quality=quality,
         appeal=appeal,
+        known=appeal + 0.3 * stream(seed, "shelf", "known").random(n),
         seller=seller,
         launched=launched.astype(np.int64),
         weight=np.round(weights * (0.7 + 0.6 * spread.random(n)), 3),

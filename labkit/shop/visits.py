@@ -14,6 +14,7 @@ from labkit.shop.shelf import Shelf
 
 GO_ON = 0.62  # chance of another search in the same session
 HOME_SHARE = 0.28  # pages that are not a search but the shop's own suggestions
+GAP = 5  # session numbers to choose one from
 _CHUNK = 20_000
 
 
@@ -22,7 +23,7 @@ class Visits:
     """The M requests of the year in time order; every ranking policy answers the same ones.
 
     Attributes:
-        session: (M,) i32, in order of the sessions' start.
+        session: (M,) i32, in order of the sessions' start, with gaps.
         shopper: (M,) i32.
         second: (M,) i64 since the first midnight of the year.
         asked: (M,) i32, row of :class:`Demand`: a typed query or a category's home page.
@@ -39,8 +40,8 @@ class Visits:
 def make_visits(count: int, crowd: Crowd, demand: Demand, shelf: Shelf, seed: int) -> Visits:
     """Draw about ``count`` requests (exactly that many, the last session being cut short).
 
-    A session has one category in mind; its length is geometric, with a heavier tail than that for those who
-    like to browse; a shopper who searches on types another query for the same category.
+    A session has one category in mind; its length is geometric, with a heavier tail for those who like to
+    browse; a shopper who searches on types a query for the same category, mostly another one.
 
     Args:
         count: how many requests.
@@ -72,7 +73,7 @@ def make_visits(count: int, crowd: Crowd, demand: Demand, shelf: Shelf, seed: in
     shopper = _shoppers(crowd, day, rng)
     wanted = _categories(crowd, shelf, shopper, day, rng)
 
-    session = np.repeat(np.arange(sessions, dtype=np.int32), length)
+    session = np.repeat(np.arange(sessions, dtype=np.int64), length)
     place = np.arange(count) - np.repeat(np.cumsum(length) - length, length)
     pause = 15 + np.floor(90 * rng.random(count) * rng.random(count) + 60 * rng.random(count))
     run = np.cumsum(np.where(place == 0, 0, pause))
@@ -85,12 +86,18 @@ def make_visits(count: int, crowd: Crowd, demand: Demand, shelf: Shelf, seed: in
     order = np.argsort(second, kind="stable")
     second = second[order]
     return Visits(
-        session=session[order],
+        session=session_ids(sessions, seed)[session[order]],
         shopper=shopper[session][order].astype(np.int32),
         second=second,
         asked=asked[order].astype(np.int32),
         day_starts=np.searchsorted(second, 86_400 * np.arange(DAYS + 1)),
     )
+
+
+def session_ids(count: int, seed: int) -> np.ndarray:
+    """One number out of each five, so that others find a free one in between. Returns (count,) i32."""
+    place = np.floor(GAP * stream(seed, "session ids").random(count))
+    return (GAP * np.arange(count) + place).astype(np.int32)
 
 
 def _shoppers(crowd: Crowd, day: np.ndarray, rng: np.random.Generator) -> np.ndarray:
