@@ -6,11 +6,13 @@ what came the first time is what must be there the next time.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 LOCK = "checksums.json"
 LARGE = 64 << 20  # bytes above which an unchanged size and time of change are taken as proof
@@ -46,19 +48,26 @@ def digest(path: Path, kind: str = "sha256") -> str:
     state = hashlib.new("sha1" if kind == "git" else kind, usedforsecurity=False)
     if kind == "git":
         state.update(f"blob {size}\0".encode())
+    with watched(path) as stream:
+        while chunk := stream.read(_CHUNK):
+            state.update(chunk)
+    return state.hexdigest()
+
+
+@contextlib.contextmanager
+def watched(path: Path) -> Iterator[IO[bytes]]:
+    """A file opened for reading, with progress on stderr when it is large."""
+    size = path.stat().st_size
     with path.open("rb") as stream:
         if size < 512 << 20:
-            while chunk := stream.read(_CHUNK):
-                state.update(chunk)
-        else:
-            from rich.console import Console
-            from rich.progress import wrap_file
+            yield stream
+            return
+        from rich.console import Console
+        from rich.progress import wrap_file
 
-            console = Console(stderr=True)
-            with wrap_file(stream, size, description=f"Checking {path.name}", console=console) as shown:
-                while chunk := shown.read(_CHUNK):
-                    state.update(chunk)
-    return state.hexdigest()
+        console = Console(stderr=True)
+        with wrap_file(stream, size, description=f"Checking {path.name}", console=console) as shown:
+            yield cast(IO[bytes], shown)
 
 
 def split(checksum: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,7 +34,15 @@ class _Cut(Exception):
     """The connection ended before the file did."""
 
 
-def download(url: str, target: Path, checksum: str = "", *, attempts: int = 4, pause: float = 1.0) -> Path:
+def download(
+    url: str,
+    target: Path,
+    checksum: str = "",
+    *,
+    check: Callable[[Path], str | None] | None = None,
+    attempts: int = 4,
+    pause: float = 1.0,
+) -> Path:
     """Download a file, going on from what an earlier attempt left.
 
     What has arrived waits in ``<name>.part`` beside the target. It is renamed to the target only when it is
@@ -44,6 +52,7 @@ def download(url: str, target: Path, checksum: str = "", *, attempts: int = 4, p
         url: an http or https address.
         target: where the file goes; a file that is there is replaced at the end.
         checksum: "sha256:…", "md5:…" or "git:…" of the whole file; "" when its publisher states none.
+        check: looks at what has come before it gets its name, and says what is wrong with it, as a clause.
         attempts: how often to try in a row without one new byte.
         pause: seconds before another try.
 
@@ -51,8 +60,9 @@ def download(url: str, target: Path, checksum: str = "", *, attempts: int = 4, p
         The target.
 
     Raises:
-        DownloadError: no connection, no such file, no room, cut off, stopped by the user, or other bytes than
-            the checksum says. What had arrived is kept for the next call, except after a wrong checksum.
+        DownloadError: no connection, no such file, no room, cut off, stopped by the user, something else than
+            the file (a login page), or other bytes than the checksum or the check says. What had arrived is
+            kept for the next call, except where it is wrong.
 
     Example:
         >>> download("ftp://example.org/a", Path("a"))
@@ -80,7 +90,7 @@ def download(url: str, target: Path, checksum: str = "", *, attempts: int = 4, p
                             f"({_reason(cut)}); run the same command again and it goes on from there."
                         ) from cut
                     time.sleep(pause)
-        if problem := _wrong(part, checksum):
+        if problem := _wrong(part, checksum) or (check(part) if check else None):
             _forget(part)
             raise DownloadError(
                 f"{target.name} from {url} is not the expected file ({problem}), so it was not kept; run the "
@@ -144,15 +154,22 @@ def _receive(url: str, stream: IO[bytes], part: Path, show: Any, certain: bool) 
         _restart(stream)
         raise _Cut("the file on the server has changed") from None
     with response:
-        if have and response.status == 206:
-            given = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        _refuse(url, response, part.name.removesuffix(".part"), bool(have), certain)
+        total = None
+        if response.status == 206:
+            # A server may send less than all that is missing; the last number is the whole file's length.
+            given = re.match(r"bytes (\d+)-\d+/(\d+)$", response.headers.get("Content-Range", ""))
             if not given or int(given[1]) != have:
                 _restart(stream)
                 raise _Cut("the server sent another part than was asked for")
+            if tag and response.headers.get("ETag" if tag.startswith('"') else "Last-Modified", tag) != tag:
+                _restart(stream)
+                raise _Cut("the file on the server has changed")
+            total = int(given[2])
         else:
             have = _restart(stream)
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length and length.isdigit() else None
+            length = response.headers.get("Content-Length")
+            total = int(length) if length and length.isdigit() else None
         if total is not None:
             free = shutil.disk_usage(part.parent).free
             if total - have > free:
@@ -178,6 +195,37 @@ def _receive(url: str, stream: IO[bytes], part: Path, show: Any, certain: bool) 
             stream.flush()
         if total is not None and have < total:
             raise _Cut(f"the connection was cut before {_amount(total)}")
+        if total is not None and have > total:
+            _restart(stream)
+            raise _Cut("the server sent more than it had announced")
+
+
+def _refuse(url: str, response: Any, name: str, part: bool, certain: bool) -> None:
+    """Raise when an answer that is no error is not the file either; nothing of it has been written then.
+
+    Args:
+        name: the file's.
+        part: only the missing bytes were asked for.
+        certain: a checksum will tell, whatever the answer calls itself.
+    """
+    if response.status != 200 and not (part and response.status == 206):
+        raise DownloadError(
+            f"{url} answers {response.status}, which does not bring the file; "
+            "run the same command again later."
+        )
+    coding = response.headers.get("Content-Encoding", "identity").lower()
+    # Many servers call a .gz file, which they send as it is, encoded.
+    if coding != "identity" and not (name.endswith(".gz") and coding in ("gzip", "x-gzip")):
+        raise DownloadError(
+            f"{url} sends {name} packed as {coding}, though it was asked not to; "
+            "run the same command again in another network."
+        )
+    page = response.headers.get_content_type() == "text/html" and not name.endswith((".html", ".htm"))
+    if page and not certain:
+        raise DownloadError(
+            f"{url} answers with a web page instead of {name}: open it in a browser, where it may ask for a "
+            "login or for your consent, then run the same command again."
+        )
 
 
 @contextlib.contextmanager
@@ -236,7 +284,9 @@ def _answer(url: str, target: Path, error: urllib.error.HTTPError) -> str:
             f"{url} answers {error.code}: it is not given to everyone; get {target.name} from its "
             f"publisher by hand and put it at {target}."
         )
-    return f"{url} answers {error.code} ({error.reason}); run the same command again later."
+    # Of a redirection that leads back to itself, urllib tells in three lines.
+    reason = str(error.reason).split("\n")[0].rstrip(".")
+    return f"{url} answers {error.code} ({reason}); run the same command again later."
 
 
 def _size(stream: IO[bytes]) -> int:

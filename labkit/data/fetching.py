@@ -6,15 +6,17 @@ import contextlib
 import shutil
 import zipfile
 import zlib
+from functools import partial
 from pathlib import Path
 
 from labkit.data.checksums import mismatch, remember
 from labkit.data.download import DownloadError, download
-from labkit.data.sources import DataMissing, DataSet, Remote, find, notice, trusted
+from labkit.data.sources import DataMissing, DataSet, Remote, advice, find, holding, notice, trusted
+from labkit.data.whole import miscounted, unfinished
 from labkit.home import home
 
 
-def fetch(data: DataSet, into: Path | None = None) -> Path:
+def fetch(data: DataSet, into: Path | None = None, again: bool = False) -> Path:
     """Download a data set, unless it is there already.
 
     A file appears under its name when it is whole and checked, never before; what is cut off waits in a
@@ -23,6 +25,7 @@ def fetch(data: DataSet, into: Path | None = None) -> Path:
     Args:
         data: which one.
         into: the folder in which a folder of the set's name is made; None for ``data`` under LABKIT_HOME.
+        again: download it anew even if it is there. Each file stays as it is until its successor has come.
 
     Returns:
         The set's folder.
@@ -36,29 +39,33 @@ def fetch(data: DataSet, into: Path | None = None) -> Path:
     Example:
         >>> fetch(DATA_SETS["movielens_1m"])  # doctest: +SKIP
     """
-    try:
-        return find(data)[0]
-    except DataMissing as missing:
-        if not data.fetchable:
-            raise
-        reason = missing
+    if again and not data.fetchable:
+        raise DataMissing(f"The data set {data.name} can't be downloaded anew: {advice(data)}")
+    reason = None
+    if not again:
+        try:
+            return find(data)[0]
+        except DataMissing as missing:
+            if not data.fetchable:
+                raise
+            reason = missing
     notice(data)
-    place = (into or home() / "data") / data.name
+    # What is to be replaced may lie in a folder that LABKIT_DATA names.
+    place = into / data.name if into else (again and holding(data)) or home() / "data" / data.name
     unstated = []
     try:
         for name, remote in data.published.items():
             inside = list(remote.members.values()) or [name]
-            if remote.members and all((place / file).is_file() for file in inside):
+            if remote.members and not again and all((place / file).is_file() for file in inside):
                 continue
-            there = not remote.members and (place / name).is_file()
+            there = not remote.members and not again and (place / name).is_file()
             if there and (not remote.checksum or _whole(place / name, remote.checksum)):
                 continue  # a file with other content is downloaded anew
-            if not remote.members:
-                download(remote.url, place / name, remote.checksum)
-            else:
-                # An archive that is there is one that could not be unpacked for want of room or time.
-                if not _whole(place / name, remote.checksum):
-                    download(remote.url, place / name, remote.checksum)
+            # An archive that is there is one that could not be unpacked for want of room or time.
+            if not (remote.members and _whole(place / name, remote.checksum)):
+                look = None if remote.checksum else partial(_look, data, name)
+                download(remote.url, place / name, remote.checksum, check=look)
+            if remote.members:
                 _unpack(place / name, place, remote)
             if remote.members or not remote.checksum:
                 # An archive's members have no checksum of their own; theirs is taken once it was right.
@@ -74,8 +81,13 @@ def fetch(data: DataSet, into: Path | None = None) -> Path:
         return place
     try:
         return find(data)[0]
-    except DataMissing:
-        raise reason from None
+    except DataMissing as missing:
+        raise reason or missing from None
+
+
+def _look(data: DataSet, name: str, part: Path) -> str | None:
+    """What is wrong with a file that has come without a checksum, as a clause."""
+    return unfinished(part, name) or miscounted(part, data.rows.get(name), name)
 
 
 def _whole(path: Path, checksum: str) -> bool:

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import gzip
+import io
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import polars as pl
 
 from labkit.data.schemas import Column, Schema, SchemaError, validate
 
 _WORDS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}
+MARK = b"\xef\xbb\xbf"  # that some programs put before UTF-8
 
 
 class BadFile(ValueError):
     """A file can't be read as what it should be; the message is one sentence that names it."""
+
+
+def once_more(path: Path) -> str:
+    """How to get a file of a data set anew, as a clause; a command where there is one."""
+    from labkit.data.sets import DATA_SETS  # its loaders read through this module
+
+    data = DATA_SETS.get(path.parent.name)
+    if data and data.fetchable and path.name in data.published_files:
+        return f"fetch it again with `labkit data fetch {data.name} --again`"
+    return "fetch it again"
 
 
 @contextlib.contextmanager
@@ -40,10 +53,11 @@ def reading(path: Path, what: str) -> Iterator[None]:
     except (BadFile, SchemaError):
         raise
     except FileNotFoundError:
-        raise BadFile(f"{path.name} is not in {path.parent}; fetch the data set again.") from None
+        raise BadFile(f"{path.name} is not in {path.parent}; {once_more(path)}.") from None
     except (
         pl.exceptions.PolarsError,
         UnicodeDecodeError,
+        csv.Error,
         EOFError,
         zlib.error,
         OSError,
@@ -54,7 +68,7 @@ def reading(path: Path, what: str) -> Iterator[None]:
     ) as error:
         reason = " ".join(str(error).split("\n")[0].split()).rstrip(".:") or type(error).__name__
         reason = reason if len(reason) < 200 else reason[:200] + " …"
-        raise BadFile(f"{path.name} can't be read as {what}: {reason}; fetch it again.") from None
+        raise BadFile(f"{path.name} can't be read as {what}: {reason}; {once_more(path)}.") from None
 
 
 def scan_table(
@@ -68,7 +82,8 @@ def scan_table(
 ) -> pl.LazyFrame:
     """A text table as a lazy frame: the named columns, in their dtypes, in any order in the file.
 
-    The header is looked at now, the rows when the frame is collected: do that inside :func:`table_errors`.
+    The header and the number of fields in each row are looked at now, the values when the frame is collected:
+    do that inside :func:`table_errors`. Blank lines are no rows.
 
     Args:
         path: the file, UTF-8, with a header; may be compressed with gzip.
@@ -82,16 +97,18 @@ def scan_table(
         A lazy frame of the columns.
 
     Raises:
-        BadFile: the file is empty or is not UTF-8 text.
+        BadFile: the file is empty or is not UTF-8 text, or a row has too few or too many fields.
         SchemaError: a column is missing; the message asks about the separator where that is the likely cause.
     """
     with reading(path, f"a table separated by {_WORDS.get(separator, separator)}"):
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-            first = stream.readline(1 << 16)
+        with open_bytes(path) as stream:
+            first = stream.readline(1 << 16).removeprefix(MARK)
+            while first in (b"\n", b"\r\n"):  # polars skips them too
+                first = stream.readline(1 << 16)
         if not first.strip():
-            raise BadFile(f"{path.name} is empty; fetch it again.")
-        first_line = first.decode("utf-8-sig").rstrip("\r\n")
-        header = pl.read_csv(first.removeprefix(b"\xef\xbb\xbf"), separator=separator, n_rows=0).columns
+            raise BadFile(f"{path.name} is empty; {once_more(path)}.")
+        first_line = first.decode("utf-8").rstrip("\r\n")
+        header = pl.read_csv(first, separator=separator, n_rows=0).columns
     names = {theirs: (also or {}).get(theirs, theirs) for theirs in header}
     missing = [name for name in columns if name not in names.values() and name not in optional]
     if missing:
@@ -103,14 +120,54 @@ def scan_table(
             there = ", ".join(header)
             hint = f" (there are {there if len(there) < 200 else there[:200] + ' …'})"
         raise missing_column(path, missing, hint)
+    with reading(path, f"a table separated by {_WORDS.get(separator, separator)}"):
+        _check_fields(path, separator, len(header))
     chosen = [pl.col(theirs).alias(ours) for theirs, ours in names.items() if ours in columns]
-    return pl.scan_csv(
+    table = pl.scan_csv(
         path,
         separator=separator,
         schema_overrides={theirs: columns.get(ours, pl.String) for theirs, ours in names.items()},
         infer_schema=False,
         null_values=nulls,
-    ).select(chosen)
+    )
+    # polars reads a blank line as a row without values.
+    return table.filter(~pl.all_horizontal(pl.all().is_null())).select(chosen)
+
+
+def _check_fields(path: Path, separator: str, fields: int) -> None:
+    """Raise if a row has fewer or more fields than the header: polars takes those that are missing for null.
+
+    polars counts the separators of each line. Where a line looks wrong, the file is read once more by the
+    standard library, which knows about line ends within quotes and names the first line that is.
+    """
+    lines = pl.scan_csv(path, has_header=False, separator="\x00", quote_char=None, schema={"line": pl.String})
+    line = pl.col("line")
+    bare = line.str.replace_all(r'"[^"]*"', "")
+    many = bare.str.count_matches(separator, literal=True) != fields - 1
+    open_quote = bare.str.contains('"', literal=True)
+    try:
+        if not lines.filter(many | open_quote).head(1).collect(engine="streaming").height:
+            return
+    except pl.exceptions.ComputeError:
+        pass  # it has bytes that are no text; the other way tells where
+    limit = csv.field_size_limit(1 << 30)
+    try:
+        with open_bytes(path) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
+            rows = csv.reader(text, delimiter=separator)
+            for row in rows:
+                if row and len(row) != fields:
+                    few = f"line {rows.line_num} has {len(row)} of {fields} fields"
+                    raise BadFile(
+                        f"{path.name} can't be read as a table separated by "
+                        f"{_WORDS.get(separator, separator)}: {few}; {once_more(path)}."
+                    )
+    finally:
+        csv.field_size_limit(limit)
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """A file's bytes, unpacked when it is compressed with gzip."""
+    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
 def missing_column(path: Path, missing: list[str], hint: str = "") -> SchemaError:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import polars as pl
 
-from labkit.data.files import BadFile, missing_column, reading
+from labkit.data.files import MARK, BadFile, missing_column, once_more, open_bytes, reading
 from labkit.data.schemas import SchemaError
 
 _WHAT = "one JSON object a line"
@@ -33,23 +33,30 @@ def scan_lines(path: Path, columns: Mapping[str, Any], required: tuple[str, ...]
         SchemaError: the first line lacks a required field.
     """
     with reading(path, _WHAT):
-        with _open(path) as stream:
+        with open_bytes(path) as stream:
             first = stream.readline()
+            marked = first.startswith(MARK)
+            first = first.removeprefix(MARK)
+            while first and not first.strip():
+                first = stream.readline()
         if not first.strip():
-            raise BadFile(f"{path.name} is empty; fetch it again.")
+            raise BadFile(f"{path.name} is empty; {once_more(path)}.")
         try:
-            found = json.loads(first.decode("utf-8-sig"))
+            found = json.loads(first.decode("utf-8"))
         except json.JSONDecodeError as error:
             raise BadFile(
-                f"{path.name} can't be read as {_WHAT}: line 1 is not JSON ({error.msg}); fetch it again."
+                f"{path.name} can't be read as {_WHAT}: line 1 is not JSON ({error.msg}); {once_more(path)}."
             ) from None
     if not isinstance(found, dict):
         raise BadFile(
-            f"{path.name} can't be read as {_WHAT}: line 1 is another kind of JSON; fetch it again."
+            f"{path.name} can't be read as {_WHAT}: line 1 is another kind of JSON; {once_more(path)}."
         )
     if lacking := [name for name in required if name not in found]:
         raise missing_column(path, lacking, f" (its first line has {', '.join(found)})")
-    return pl.scan_ndjson(path, schema=dict(columns))
+    # polars does not know the mark that some programs put before UTF-8; such a file is read as a whole.
+    with reading(path, _WHAT):
+        source = io.BytesIO(open_bytes(path).read().removeprefix(MARK)) if marked else path
+    return pl.scan_ndjson(source, schema=dict(columns))
 
 
 @contextlib.contextmanager
@@ -65,14 +72,17 @@ def line_errors(path: Path, columns: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _explain(path: Path, columns: Mapping[str, Any]) -> None:
-    with _open(path) as stream:
+    with open_bytes(path) as stream:
         for number, line in enumerate(stream):
             try:
-                found = json.loads(line.decode("utf-8"))
+                text = line.removeprefix(MARK).decode("utf-8")
+                if not text.strip():
+                    continue
+                found = json.loads(text)
             except ValueError as error:
                 why = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "not JSON"
                 raise BadFile(
-                    f"{path.name} can't be read as {_WHAT}: line {number + 1} is {why}; fetch it again."
+                    f"{path.name} can't be read as {_WHAT}: line {number + 1} is {why}; {once_more(path)}."
                 ) from None
             for name, dtype in columns.items():
                 value = found.get(name) if isinstance(found, dict) else None
@@ -83,7 +93,3 @@ def _explain(path: Path, columns: Mapping[str, Any]) -> None:
                     raise SchemaError(
                         says, pl.DataFrame(rows, schema=kinds, orient="row"), {(name, "dtype"): 1}
                     )
-
-
-def _open(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from labkit.data.checksums import changed, mismatch, recall, remember
+from labkit.data.checksums import LOCK, changed, mismatch, recall, remember
+from labkit.data.files import BadFile, once_more
+from labkit.data.whole import miscounted, unfinished
 from labkit.home import home
 
 
@@ -49,6 +51,7 @@ class DataSet:
         published: file names of the published edition and where they come from.
         by_hand: for a set that must be asked for (a login, terms to accept): what to do, as a clause that
             follows "The data set … was not found: ". Its files are the names in ``published``.
+        rows: how many rows its publisher states for tables that may come without a checksum, by file name.
     """
 
     name: str
@@ -58,6 +61,7 @@ class DataSet:
     files: dict[str, str] = field(default_factory=dict)
     published: dict[str, Remote] = field(default_factory=dict)
     by_hand: str = ""
+    rows: dict[str, int] = field(default_factory=dict)
 
     @property
     def published_files(self) -> list[str]:
@@ -125,7 +129,13 @@ def find(data: DataSet, used: bool = True) -> tuple[Path, str]:
             if used:
                 notice(data)
             return place, "published"
-    raise DataMissing(f"The data set {data.name} was not found: {_advice(data)}")
+    raise DataMissing(f"The data set {data.name} was not found: {advice(data)}")
+
+
+def holding(data: DataSet) -> Path | None:
+    """The first searched folder of a set that has all files of its published edition, whatever they hold."""
+    places = (folder / data.name for folder in folders())
+    return next((place for place in places if _holds(place, data.published_files)), None)
 
 
 def notice(data: DataSet) -> None:
@@ -161,6 +171,10 @@ def _check_published(data: DataSet, place: Path) -> None:
         elif name in known:
             _check(data, place / name, changed(place / name, known[name]))
         else:
+            # What is remembered is taken for right ever after.
+            problem = unfinished(place / name) or miscounted(place / name, data.rows.get(name))
+            if problem:
+                raise BadFile(f"{place / name} is not a whole file ({problem}); {once_more(place / name)}.")
             new.append(name)
     if new and remember(place, new):
         trusted(data, new)
@@ -177,13 +191,16 @@ def trusted(data: DataSet, names: list[str]) -> None:
 
 def _check(data: DataSet, path: Path, problem: str | None) -> None:
     if problem:
-        raise ValueError(
-            f"{path} is not the expected version of {data.name} ({problem}); delete it and fetch it again "
-            f"from {data.source}."
-        )
+        how = f"delete it and fetch it again from {data.source}"
+        if data.fetchable and path.name in data.published_files:
+            how = f"download it anew with `labkit data fetch {data.name} --again`"
+        elif data.by_hand and path.name in data.published_files:
+            how = f"if it is the one you mean, delete {LOCK} beside it, else get it again at {data.source}"
+        raise ValueError(f"{path} is not the expected version of {data.name} ({problem}); {how}.")
 
 
-def _advice(data: DataSet) -> str:
+def advice(data: DataSet) -> str:
+    """How to get a data set, as a clause with its full stop."""
     if data.by_hand:
         return data.by_hand.format(place=home() / "data" / data.name)
     if data.fetchable:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
 import re
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from typer.testing import CliRunner, Result
 import labkit.shop
 from labkit import cli
 from labkit.data import DATA_SETS
+from labkit.data.sources import DataSet, Remote
 from labkit.shop.market import TABLES
 
 
@@ -132,6 +136,24 @@ class TestRealSets:
         result = data("fetch", "nothing")
         assert result.exit_code == 2
         assert "there is no data set 'nothing'" in result.output
+
+    def test_fetched_again_only_when_asked(
+        self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "a.csv").write_text("a\n1\n")
+        serve = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+            remote = Remote(f"http://127.0.0.1:{server.server_address[1]}/a.csv")
+            one = DataSet("one_set", "One", "https://example.org", "CC0.", published={"a.csv": remote})
+            monkeypatch.setitem(DATA_SETS, "one_set", one)
+            there = home / "data" / "one_set" / "a.csv"
+            for options, text in (([], "a\n1\n"), ([], "a\n1\n"), (["--again"], "a\n2\n")):
+                result = data("fetch", "one_set", *options)
+                assert result.exit_code == 0, result.output
+                assert there.read_text() == text
+                (tmp_path / "a.csv").write_text("a\n2\n")
+            server.shutdown()
 
 
 @pytest.mark.parametrize("command", [["make"], ["make", "--again"], ["describe"], ["clean"]])

@@ -8,6 +8,8 @@ import shutil
 
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from published_files import (
     AMAZON,
     BANDIT,
@@ -29,6 +31,8 @@ from published_files import (
 
 from labkit import data as labdata
 from labkit.data import BadFile, DataMissing, SchemaError, checksums, sources
+from labkit.data.files import read_table
+from labkit.data.jsonlines import line_errors, scan_lines
 
 FORMATS = {
     "esci": (ESCI, lambda: labdata.load_esci()),
@@ -55,9 +59,10 @@ def fresh_home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
-    """A folder that LABKIT_DATA names; the checksums of the published files are not asked for."""
+    """A folder that LABKIT_DATA names; checksums and row counts of the published files are not asked for."""
     monkeypatch.setenv("LABKIT_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(sources, "mismatch", lambda path, checksum: None)
+    monkeypatch.setattr(sources, "miscounted", lambda path, rows: None)
     return tmp_path / "data"
 
 
@@ -317,3 +322,95 @@ def test_a_set_that_is_not_there(shelf):
         with pytest.raises(DataMissing, match=f"The data set {name} was not found: ") as error:
             load()
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "file"), [("retailrocket", "events.csv"), ("hm", "customers.csv")])
+def test_a_table_cut_within_a_row_is_not_loaded_and_not_remembered(shelf, tmp_path, name, file):
+    files, load = FORMATS[name]
+    body = files[file]
+    last = body.rstrip(b"\n").rsplit(b"\n", 1)[1]
+    within_the_last_field = len(last) - len(last.rsplit(b",", 1)[1])
+    for size in range(1, within_the_last_field):
+        place(shelf, name, {**files, file: body.removesuffix(last + b"\n") + last[:size]})
+        fails(load, tmp_path / "home", file)
+        known = shelf / name / "checksums.json"
+        assert not known.exists() or file not in json.loads(known.read_text())
+
+
+def test_a_file_that_can_be_fetched_names_the_command(shelf, tmp_path):
+    junk = b"\x00\xff" * 99 + b"\n"
+    for name, file in (("hillstrom_email_ab_test", "customers.csv"), ("movielens_25m", "movies.csv")):
+        files, load = FORMATS[name]
+        place(shelf, name, {**files, file: junk})
+        assert fails(load, tmp_path / "home", file).endswith(
+            f"; fetch it again with `labkit data fetch {name} --again`."
+        )
+    place(shelf, "hm", {**HM, "articles.csv": junk})
+    assert fails(labdata.load_hm, tmp_path / "home", "articles.csv").endswith("; fetch it again.")
+
+
+TEXT = {"a": pl.String, "b": pl.String, "c": pl.String}
+
+
+def one_table(folder, body, name="x.csv"):
+    (folder / name).write_bytes(body)
+    return read_table(folder / name, TEXT)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"a,b,c\n1,2,3\n2,b", "line 3 has 2 of 3 fields"),
+        (b"a,b,c\n1,2\n4,5,6\n", "line 2 has 2 of 3 fields"),
+        (b"a,b,c\n\n1,2,3,4\n4,5,6\n", "line 3 has 4 of 3 fields"),
+        (b'a,b,c\n1,"2\n,",3\n4,"5,6"\n', "line 4 has 2 of 3 fields"),
+    ],
+)
+def test_a_row_with_other_fields_is_named(tmp_path, body, says):
+    for name, written in (("x.csv", body), ("x.csv.gz", gzip.compress(body))):
+        with pytest.raises(BadFile) as error:
+            one_table(tmp_path, written, name)
+        assert (
+            str(error.value)
+            == f"{name} can't be read as a table separated by commas: {says}; fetch it again."
+        )
+
+
+CELL = st.text(st.sampled_from('xé" ,\n;'), max_size=5)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.tuples(CELL, CELL, CELL), min_size=1, max_size=6),
+    at=st.integers(0, 5),
+    width=st.sampled_from([1, 2, 4]),
+)
+def test_only_rows_with_other_fields_are_refused(tmp_path, rows, at, width):
+    rows = [("k" + a, b, c) for a, b, c in rows]  # no row without any value
+    whole = one_table(tmp_path, table([TEXT, *rows], ","))
+    assert [tuple(cell or "" for cell in row) for row in whole.rows()] == rows
+    at %= len(rows)
+    rows[at] = (*rows[at], "more")[:width]
+    with pytest.raises(BadFile, match=rf" has {width} of 3 fields; fetch it again"):
+        one_table(tmp_path, table([TEXT, *rows], ","))
+
+
+def test_blank_lines_are_no_rows(tmp_path):
+    for end in (b"\n", b"\r\n"):
+        for mark in (b"", b"\xef\xbb\xbf"):
+            body = mark + end * 2 + end.join([b"a,b,c", b"1,2,3", b"", b"4,,6", b"", b""])
+            assert one_table(tmp_path, body).rows() == [("1", "2", "3"), ("4", None, "6")]
+    with pytest.raises(BadFile, match=r"^x\.csv is empty; fetch it again\.$"):
+        one_table(tmp_path, b"\n\n")
+
+
+def test_json_lines_after_a_byte_order_mark_and_blank_lines(tmp_path):
+    columns = {"a": pl.Int64}
+    body = b'\xef\xbb\xbf\n{"a": 1}\n\n{"a": 2}\n'
+    for name, written in (("x.jsonl", body), ("x.jsonl.gz", gzip.compress(body))):
+        (tmp_path / name).write_bytes(written)
+        with line_errors(tmp_path / name, columns):
+            assert scan_lines(tmp_path / name, columns, ("a",)).collect().rows() == [(1,), (2,)]
+        (tmp_path / name).write_bytes(gzip.compress(body + b"{") if name.endswith("gz") else body + b"{")
+        with pytest.raises(BadFile, match="line 5 is not JSON"), line_errors(tmp_path / name, columns):
+            scan_lines(tmp_path / name, columns, ("a",)).collect()

@@ -40,9 +40,10 @@ def fresh_home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
-    """A folder that LABKIT_DATA names; the checksums of the published files are not asked for."""
+    """A folder that LABKIT_DATA names; checksums and row counts of the published files are not asked for."""
     monkeypatch.setenv("LABKIT_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(sources, "mismatch", lambda path, checksum: None)
+    monkeypatch.setattr(sources, "miscounted", lambda path, rows: None)
     return tmp_path / "data"
 
 

@@ -20,6 +20,7 @@ HILLSTROM = DataSet(
     licence="none stated; a public challenge of 2008 by Kevin Hillstrom.",
     files={"customers.parquet": "4c98e885af5ed2b79692bf69cb6fe3cd0c36f22bbbc4a40dee2c6dc2633a504b"},
     published={"customers.csv": Remote(f"http://www.minethatdata.com/{_CSV}")},
+    rows={"customers.csv": 64_000},
 )
 _KNOWN = ("recency", "history_segment", "history", "mens", "womens", "zip_code", "newbie", "channel")
 _OUTCOMES = ("visit", "conversion", "spend")

@@ -23,6 +23,7 @@ HM = DataSet(
         f"its owners want you to log in and accept the rules, so download it at {_HOME} and put "
         "articles.csv, customers.csv and transactions_train.csv into {place}."
     ),
+    rows={"articles.csv": 105_542, "customers.csv": 1_371_980, "transactions_train.csv": 31_788_324},
 )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from labkit.data.files import BadFile, reading, scan_table, table_errors
+from labkit.data.files import BadFile, once_more, reading, scan_table, table_errors
 from labkit.data.numbered import number, numbered
 from labkit.data.prepared import prepared
 from labkit.data.sets.interactions import check_interactions, milliseconds
@@ -33,6 +33,12 @@ _COUNTS = {
     "ml-25m": "25 000 095 ratings of 62 423 films by 162 541 users",
     "ml-32m": "32 000 204 ratings of 87 585 films by 200 948 users",
 }
+# Of the files as they are unpacked; the MD5 is the archive's.
+_ROWS = {
+    "ml-1m": {"ratings.dat": 1_000_209, "users.dat": 6_040},
+    "ml-25m": {"ratings.csv": 25_000_095, "movies.csv": 62_423},
+    "ml-32m": {"ratings.csv": 32_000_204, "movies.csv": 87_585},
+}
 
 
 def _declare(version: str) -> DataSet:
@@ -48,6 +54,7 @@ def _declare(version: str) -> DataSet:
                 {f"{version}/{name}": name for name in _FILES[version]},
             )
         },
+        rows=_ROWS[version],
     )
 
 
@@ -165,11 +172,11 @@ def _read_dat(path: Path, names: tuple[str, ...]) -> pl.DataFrame:
             if len(parts) != len(names) or not all(part.isdecimal() for part in numbers):
                 raise BadFile(
                     f"{path.name}: line {number_ + 1} is not {', '.join(names)} separated by ::; "
-                    "fetch it again."
+                    f"{once_more(path)}."
                 )
             rows.append(parts)
         if not rows:
-            raise BadFile(f"{path.name} is empty; fetch it again.")
+            raise BadFile(f"{path.name} is empty; {once_more(path)}.")
         return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
 
 
