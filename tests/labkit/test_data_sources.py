@@ -1,24 +1,19 @@
 """Finding and downloading data: whole and right, or not there at all; what was cut off goes on."""
 
 import errno
-import gzip
 import hashlib
 import http.server
-import io
 import re
 import threading
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
-import polars as pl
 import pytest
+from file_server import CONTENT, Handler, Shelf, a_set, listing, one_sentence, packed, sha
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labkit.data import (
     DATA_SETS,
-    BadFile,
     DataMissing,
     DownloadError,
     checksums,
@@ -30,75 +25,6 @@ from labkit.data import (
 from labkit.data.checksums import digest, mismatch
 from labkit.data.download import download as download_file
 from labkit.data.sources import DataSet, Remote, find, locate
-from labkit.data.whole import miscounted
-
-CONTENT = bytes(range(256)) * 4000  # about a megabyte
-
-
-class Shelf(http.server.ThreadingHTTPServer):
-    """Serves bytes by path; can cut connections, forbid ranges, and counts what it sent."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = {}
-        self.answers: dict[str, Callable[[Handler], None]] = {}  # what to answer instead, by path
-        self.cuts: list[int] = []  # after so many bytes the next connections are cut
-        self.ranges = True
-        self.tags = True
-        self.sent: list[int] = []  # bytes of each answer
-        self.asked: list[str | None] = []  # Range header of each request
-
-    def url(self, name):
-        return f"http://127.0.0.1:{self.server_address[1]}/{name}"
-
-    def handle_error(self, request, client_address):
-        pass  # connections that the tests cut
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args):
-        pass
-
-    def do_GET(self):
-        shelf = self.server
-        body = shelf.files.get(self.path[1:])
-        wanted = self.headers.get("Range")
-        shelf.asked.append(wanted)
-        if self.path[1:] in shelf.answers:
-            shelf.answers[self.path[1:]](self)
-            return
-        if body is None:
-            self.send_error(404)
-            return
-        tag = '"' + hashlib.sha256(body).hexdigest()[:16] + '"'
-        start = 0
-        current = self.headers.get("If-Range") in (None, tag)
-        if wanted and shelf.ranges and current:
-            start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
-            if start >= len(body):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(body)}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        else:
-            self.send_response(200)
-        if shelf.tags:
-            self.send_header("ETag", tag)
-        self.send_header("Content-Length", str(len(body) - start))
-        self.end_headers()
-        rest = body[start:]
-        cut = shelf.cuts.pop(0) if shelf.cuts else None
-        shelf.sent.append(len(rest[:cut]))  # before the client can be done and the next test begin
-        self.wfile.write(rest[:cut])
-        if cut is not None:
-            self.close_connection = True
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +38,7 @@ def server():
 
 @pytest.fixture
 def shelf(server):
-    server.files = {"data.bin": CONTENT}
-    server.cuts, server.sent, server.asked, server.answers = [], [], [], {}
-    server.ranges = server.tags = True
-    return server
+    return server.cleared()
 
 
 @pytest.fixture(autouse=True)
@@ -124,22 +47,6 @@ def fresh_home(tmp_path, monkeypatch):
     monkeypatch.delenv("LABKIT_DATA", raising=False)
     monkeypatch.setattr(sources, "_stated", set())
     monkeypatch.setattr(checksums, "_verified", {})
-
-
-def sha(content):
-    return "sha256:" + hashlib.sha256(content).hexdigest()
-
-
-def listing(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
-
-
-def one_sentence(error):
-    text = str(error.value)
-    assert "\n" not in text
-    assert text.endswith(".")
-    assert text[0].isupper() or text.startswith(("http", "/", "data.bin"))
-    return text
 
 
 def test_a_file_arrives_whole_and_alone(shelf, tmp_path):
@@ -339,21 +246,6 @@ def test_whatever_happens_the_name_means_the_whole_file(
 # Data sets
 
 
-def a_set(shelf, **changes):
-    shelf.files |= {"one.csv": b"a,b\n1,2\n", "two.csv": b"c\n3\n"}
-    known = {
-        "name": "a_set",
-        "title": "A set",
-        "source": "https://example.org/set",
-        "licence": "CC0.",
-        "published": {
-            "one.csv": Remote(shelf.url("one.csv"), sha(shelf.files["one.csv"])),
-            "two.csv": Remote(shelf.url("two.csv")),
-        },
-    }
-    return DataSet(**{**known, **changes})
-
-
 def test_a_set_is_fetched_once_and_what_has_no_checksum_is_remembered(shelf, tmp_path, capsys):
     data = a_set(shelf)
     with pytest.raises(DataMissing, match=r"not found: download it with `labkit data fetch a_set`"):
@@ -391,14 +283,6 @@ def test_a_failed_fetch_keeps_what_is_whole_and_leaves_no_empty_folder(shelf, tm
     with pytest.raises(DownloadError):
         fetch(nothing)
     assert not (tmp_path / "home" / "data" / "other").exists()
-
-
-def packed(**members):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, body in members.items():
-            archive.writestr(f"set/{name}", body)
-    return buffer.getvalue()
 
 
 def test_an_archive_is_checked_unpacked_and_dropped(shelf, tmp_path):
@@ -521,209 +405,3 @@ def test_an_archive_that_found_no_room_is_unpacked_later_without_another_downloa
     fetch(data)
     assert set(listing(place)) == {Path("a.csv"), Path("checksums.json")}
     assert len(shelf.asked) == 1
-
-
-# What is not the file
-
-
-def answering(shelf, name, status=200, body=b"", **headers):
-    """What to answer for a name; without a Content-Length the end of the connection ends the file."""
-
-    def answer(handler):
-        handler.send_response(status)
-        for key, value in headers.items():
-            handler.send_header(key.replace("_", "-"), value)
-        handler.end_headers()
-        handler.wfile.write(body)
-        handler.close_connection = True
-
-    shelf.answers[name] = answer
-
-
-def ranged(shelf, name, body, tags, most=10**9, cut=None):
-    """Answers of a server that pays no heed to If-Range and sends at most so many bytes of a range."""
-    count = iter(range(100))
-
-    def answer(handler):
-        tag = tags[min(next(count), len(tags) - 1)]
-        wanted = handler.headers.get("Range")
-        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted else 0
-        piece = body[start:][:most] if wanted else body
-        handler.send_response(206 if wanted else 200)
-        if wanted:
-            handler.send_header("Content-Range", f"bytes {start}-{start + len(piece) - 1}/{len(body)}")
-        handler.send_header(*tag)
-        handler.send_header("Content-Length", str(len(piece)))
-        handler.end_headers()
-        handler.wfile.write(piece if wanted else piece[:cut])
-        handler.close_connection = True
-
-    shelf.answers[name] = answer
-
-
-def test_a_server_that_sends_less_than_was_asked_for_is_asked_again(shelf, tmp_path):
-    ranged(shelf, "data.bin", CONTENT, [("ETag", '"a"')], most=400_000, cut=1000)
-    download_file(shelf.url("data.bin"), tmp_path / "data.bin", pause=0)
-    assert listing(tmp_path) == {Path("data.bin"): CONTENT}
-    assert shelf.asked == [None, "bytes=1000-", "bytes=401000-", "bytes=801000-"]
-
-
-@pytest.mark.parametrize(
-    "tags",
-    [
-        [("ETag", '"a"'), ("ETag", '"b"')],
-        [
-            ("Last-Modified", "Mon, 01 Sep 2025 00:00:00 GMT"),
-            ("Last-Modified", "Tue, 02 Sep 2025 00:00:00 GMT"),
-        ],
-    ],
-)
-def test_a_part_of_another_version_is_not_appended(shelf, tmp_path, tags):
-    ranged(shelf, "data.bin", CONTENT, tags[:1], cut=1000)
-    with pytest.raises(DownloadError):
-        download_file(shelf.url("data.bin"), tmp_path / "data.bin", attempts=0, pause=0)
-    assert (tmp_path / "data.bin.part").read_bytes() == CONTENT[:1000]
-    other = CONTENT[::-1]
-    ranged(shelf, "data.bin", other, tags[1:])
-    download_file(shelf.url("data.bin"), tmp_path / "data.bin", pause=0)
-    assert listing(tmp_path) == {Path("data.bin"): other}
-
-
-PAGE = b"<!DOCTYPE html>\n<html><body>Please log in</body></html>\n"
-
-
-@pytest.mark.parametrize(
-    ("answer", "says"),
-    [
-        ({"status": 204}, "answers 204, which does not bring the file"),
-        ({"status": 206, "body": b"a,b\n1,2\n"}, "answers 206, which does not bring the file"),
-        (
-            {"body": PAGE, "Content_Type": "text/html; charset=utf-8"},
-            "answers with a web page instead of a.csv",
-        ),
-        ({"body": PAGE, "Content_Type": "text/csv"}, "is not the expected file .it is a web page"),
-        ({"body": gzip.compress(b"a,b\n1,2\n"), "Content_Encoding": "gzip"}, "sends a.csv packed as gzip"),
-        ({}, "is not the expected file .it is empty"),
-        ({"body": b"a,b\n1,2\n3"}, "is not the expected file .its last row is cut off"),
-        ({"body": b"a,b\n1,2\n"}, "is not the expected file .it has 1 rows, its publisher says 2"),
-    ],
-)
-def test_what_is_not_the_file_is_refused_and_not_remembered(shelf, tmp_path, answer, says):
-    data = a_set(shelf, published={"a.csv": Remote(shelf.url("a.csv"))}, rows={"a.csv": 2})
-    answering(shelf, "a.csv", **answer)
-    with pytest.raises(DownloadError, match=says) as error:
-        fetch(data)
-    assert "\n" not in str(error.value)
-    assert listing(tmp_path / "home" / "data") == {}
-    answering(shelf, "a.csv", body=b"a,b\n1,2\n3,4\n")
-    assert (fetch(data) / "a.csv").read_bytes() == b"a,b\n1,2\n3,4\n"
-
-
-def packed_files():
-    frame = io.BytesIO()
-    pl.DataFrame({"a": range(1000)}).write_parquet(frame)
-    return {"a.gz": gzip.compress(CONTENT), "a.parquet": frame.getvalue(), "a.zip": packed(a=CONTENT)}
-
-
-@pytest.mark.parametrize("name", ["a.gz", "a.parquet", "a.zip"])
-def test_a_packed_file_cut_without_a_word_is_refused(shelf, tmp_path, name):
-    """The connection ends the file, and its end came too early."""
-    whole = packed_files()[name]
-    data = a_set(shelf, published={name: Remote(shelf.url(name))})
-    for size in (1, len(whole) // 2, len(whole) - 1):
-        answering(shelf, name, body=whole[:size])
-        with pytest.raises(DownloadError, match=rf"{name} from http.*not a whole {name[2:]} file: "):
-            fetch(data)
-        assert listing(tmp_path / "home" / "data") == {}
-    answering(shelf, name, body=whole, **({"Content_Encoding": "x-gzip"} if name == "a.gz" else {}))
-    assert (fetch(data) / name).read_bytes() == whole
-
-
-def test_a_redirection_to_itself_is_told_in_one_sentence(shelf, tmp_path):
-    answering(shelf, "data.bin", 302, Location="/data.bin", Content_Length="0")
-    with pytest.raises(
-        DownloadError, match=r"answers 302 \(The HTTP server .* infinite loop\); run"
-    ) as error:
-        download_file(shelf.url("data.bin"), tmp_path / "data.bin")
-    one_sentence(error)
-
-
-# Once more
-
-
-def test_a_set_is_fetched_again_when_asked_and_kept_until_it_has_come(shelf, tmp_path):
-    whole = packed(a=b"first")
-    shelf.files["set.zip"] = whole
-    published = {
-        "one.csv": Remote(shelf.url("one.csv"), sha(b"a,b\n1,2\n")),
-        "two.csv": Remote(shelf.url("two.csv")),
-        "set.zip": Remote(shelf.url("set.zip"), sha(whole), {"set/a": "a.csv"}),
-    }
-    data = a_set(shelf, published=published)
-    place = fetch(data)
-    right = listing(place)
-    for name in ("two.csv", "a.csv"):
-        (place / name).write_bytes(b"cut")
-    with pytest.raises(ValueError, match="`labkit data fetch a_set --again`") as error:
-        fetch(data)
-    one_sentence(error)
-    checksums.remember(place, ["two.csv", "a.csv"])  # as if they had come so
-    asked = len(shelf.asked)
-    assert fetch(data) == place
-    assert len(shelf.asked) == asked
-    body = shelf.files.pop("two.csv")
-    before = listing(place)
-    with pytest.raises(DownloadError):
-        fetch(data, again=True)
-    assert listing(place) == before
-    shelf.files["two.csv"] = body
-    assert fetch(data, again=True) == place
-    now = listing(place)
-    assert set(now) == set(right)
-    assert {name: now[name] for name in now if name.suffix == ".csv"} == {
-        name: right[name] for name in right if name.suffix == ".csv"
-    }
-    assert locate(data) == place
-
-
-def test_again_replaces_the_files_that_are_used(shelf, tmp_path, monkeypatch):
-    """They lie in a folder that LABKIT_DATA names, which is searched first."""
-    monkeypatch.setenv("LABKIT_DATA", str(tmp_path / "mine"))
-    data = a_set(shelf, published={"two.csv": Remote(shelf.url("two.csv"))})
-    (tmp_path / "mine" / "a_set").mkdir(parents=True)
-    (tmp_path / "mine" / "a_set" / "two.csv").write_bytes(b"c\n4\n")
-    assert fetch(data, again=True) == tmp_path / "mine" / "a_set" == locate(data)
-    assert (tmp_path / "mine" / "a_set" / "two.csv").read_bytes() == b"c\n3\n"
-    assert fetch(data, tmp_path / "other", again=True) == tmp_path / "other" / "a_set"
-    with pytest.raises(DataMissing, match=r"hm can't be downloaded anew: its owners want") as error:
-        fetch(DATA_SETS["hm"], again=True)
-    one_sentence(error)
-
-
-@pytest.mark.parametrize("body", [b"", b"a,b\n1,2\n3", b"a,b\n1,2\n3,4\n5,6\n", PAGE])
-def test_a_broken_file_put_there_by_hand_is_not_remembered(tmp_path, monkeypatch, body):
-    monkeypatch.setenv("LABKIT_DATA", str(tmp_path))
-    data = DataSet(
-        "by_hand",
-        "By hand",
-        "https://example.org",
-        "none",
-        published={"a.csv": Remote("")},
-        by_hand="ask.",
-        rows={"a.csv": 2},
-    )
-    (tmp_path / "by_hand").mkdir()
-    (tmp_path / "by_hand" / "a.csv").write_bytes(body)
-    with pytest.raises(BadFile, match=r"a\.csv is not a whole file \(it.*\); fetch it again\.$"):
-        locate(data)
-    assert not (tmp_path / "by_hand" / "checksums.json").exists()
-    (tmp_path / "by_hand" / "a.csv").write_bytes(b"a,b\n1,2\n\n3,4")
-    assert locate(data) == tmp_path / "by_hand"
-
-
-def test_rows_are_counted_by_the_file_s_kind(tmp_path):
-    (tmp_path / "a.csv").write_bytes(b'a,b\n1,"x\ny"\n\n2,\n')
-    (tmp_path / "a.dat").write_bytes(b"1::2\n3::4\n")
-    assert miscounted(tmp_path / "a.csv", 2) is miscounted(tmp_path / "a.dat", 2) is None
-    assert miscounted(tmp_path / "a.csv", 3) == "it has 2 rows, its publisher says 3"
-    assert miscounted(tmp_path / "a.dat", 1_000) == "it has 2 rows, its publisher says 1,000"
