@@ -270,9 +270,9 @@ def _reviews(raw: pl.LazyFrame, products: pl.DataFrame, done: Cleaned, step: Say
     reviews = reviews.join(copies, on="row", how="anti", maintain_order="left")
     spam = find_spam(reviews, products)
     note = f"for or against {spam['seller_id'].n_unique()} sellers" if spam.height else ""
-    done.note(
-        "reviews", "review_spam", _with_copies(spam.select("row"), copies), note, counted=reviews.height
-    )
+    found = _with_copies(spam.select("row"), copies)
+    gone = found.height - spam.height  # copies, which are out already
+    done.note("reviews", "review_spam", found, note, counted=reviews.height, before=gone)
     return reviews.join(spam.select("row"), on="row", how="anti", maintain_order="left")
 
 

@@ -83,14 +83,17 @@ def find_spam(
     moment = table["time"].dt.timestamp("ms").to_numpy()
     covered = max(np.ptp(moment) / (2 * window), 1.0) if table.height else 1.0
     usual = pl.len().over("seller_id") / covered
-    pairs = near_duplicates(table, ["text"], ["seller_id"], attributes=None, least=r.alike)
-    moments = table.select("row", "time")
+    # In the order of time, so that of many in the same words neighbours are paired.
+    moments = table.sort("time", "row").with_row_index("place").cast({"place": pl.Int64})
+    pairs = near_duplicates(moments, ["text"], ["seller_id"], attributes=None, least=r.alike, row="place")
+    moments = moments.select("row", "time", "place")
     close = (
-        pairs.join(moments, on="row")
-        .join(moments, left_on="of", right_on="row", suffix="_of")
+        pairs.rename({"row": "place"})
+        .join(moments, on="place")
+        .join(moments, left_on="of", right_on="place", suffix="_of")
         .filter((pl.col("time") - pl.col("time_of")).abs() <= r.window)
     )
-    worded = pl.concat([close["row"], close["of"]]).unique()
+    worded = pl.concat([close["row"], close["row_of"]]).unique()
     best, worst = table["rating"].max(), table["rating"].min()
     signs = {
         "in a burst": (pl.col("near") >= r.burst) & (pl.col("near") >= r.times_usual * usual),

@@ -1,7 +1,9 @@
 """Duplicates: exact ones against brute force, near ones against definitions and real pairs."""
 
 import itertools
+import json
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +172,73 @@ def test_dropping_near_duplicates_twice_changes_nothing_more(titles):
     again, nothing, _ = drop_near_duplicates(once)
     assert once.collect().equals(again.collect())
     assert (change.rows_out, nothing.changed) == (once.collect().height, 0)
+
+
+def partition(products):
+    """Which listings are one, by what they say and not by their row numbers."""
+    key = {
+        row["row"]: (row["title"], row["attributes"], row["price"]) for row in products.iter_rows(named=True)
+    }
+    joined = clusters(near_duplicates(products, within={"price": 0.01}))
+    groups = {row: {row} for row in key}
+    for row, of in joined.rows():
+        groups[of] |= groups.pop(row)
+    return sorted(sorted(map(key.get, group)) for group in groups.values())
+
+
+def crowd(count, seed, wordings):
+    """Many listings in the same words, close in price, some with attributes that conflict."""
+    rng = np.random.default_rng(seed)
+    return catalogue(
+        *(
+            listing(
+                f"{TITLE} no {rng.integers(wordings)}",
+                price=round(50 * 1.01 ** float(rng.uniform(0, 40)), 2),
+                attributes=["{}", '{"size": "1"}', '{"size": "2"}'][rng.integers(3)]
+                if wordings > 1
+                else "{}",
+            )
+            for _ in range(count)
+        )
+    )
+
+
+@pytest.mark.parametrize(("count", "wordings"), [(1000, 1), (600, 8)])
+def test_a_crowd_is_joined_whatever_its_row_numbers_and_once_is_enough(count, wordings):
+    products = crowd(count, 0, wordings)
+    renumbered = products.with_columns(row=pl.Series(np.random.default_rng(1).permutation(count)))
+    assert partition(products) == partition(renumbered)
+    once, change, _ = drop_near_duplicates(products.lazy(), within={"price": 0.01})
+    _, nothing, _ = drop_near_duplicates(once, within={"price": 0.01})
+    assert change.changed > count / 2
+    assert nothing.changed == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(2, 40))
+def test_groups_in_a_crowd_are_those_of_all_pairs(seed, wordings, count):
+    products = crowd(count, seed, wordings)
+    codes, offsets = shingles(products["title"] + " ")
+    pairs = np.array(list(itertools.combinations(range(count), 2)))
+    alike = jaccard(codes, offsets, pairs[:, 0], pairs[:, 1]) >= 0.5
+    price, facts = products["price"].to_numpy(), [json.loads(text) for text in products["attributes"]]
+    true = [
+        (int(b), int(a))
+        for (a, b), close in zip(pairs, alike, strict=True)
+        if close
+        and abs(price[a] - price[b]) <= 0.01 * max(price[a], price[b])
+        and all(facts[a][key] == facts[b][key] for key in facts[a].keys() & facts[b].keys())
+    ]
+    expected = clusters(pl.DataFrame(true, schema={"row": pl.Int64, "of": pl.Int64}, orient="row"))
+    assert clusters(near_duplicates(products, within={"price": 0.01})).rows() == expected.rows()
+
+
+def test_many_copies_of_one_listing_cost_no_more_than_their_number():
+    products = crowd(50_000, 0, 1)
+    begun = time.perf_counter()
+    found = near_duplicates(products, within={"price": 0.1})
+    assert time.perf_counter() - begun < 30
+    assert clusters(found).height == 49_999
 
 
 def test_a_pipeline_gives_the_same_in_memory_and_on_disk(tmp_path):
