@@ -202,14 +202,15 @@ def check_leakage(
         row: a column that identifies a row; none may be in two parts.
         content: columns that together must not be the same in two parts (copies of a row).
         launched: column with the date a product was launched: none in train may be after the first moment of
-            ``time`` in valid or test.
-        text: column of titles: none may be nearly the same in two parts (Jaccard of words and word pairs of
-            at least ``least``).
+            ``time`` in valid or test, none in valid after that of test.
+        text: column of titles: none may be the same in two parts but for case and the coding of accents, or
+            nearly the same (Jaccard of words and word pairs of at least ``least``).
         least: what counts as nearly the same.
 
     Raises:
         LeakageError: one sentence that says what is where, with an example and what to do.
-        ValueError: ``launched`` is given without ``time``.
+        ValueError: there is nothing to check, ``launched`` is given without ``time``, a row has no time, or a
+            column is missing in a part or of another type there.
 
     Example:
         >>> people = pl.DataFrame({"shopper_id": [1]})
@@ -218,6 +219,9 @@ def check_leakage(
         ...
         labkit.data.splits.LeakageError: 1 value of shopper_id is in train and in test (1, for example)...
     """
+    if launched and not time:
+        raise ValueError("To check launch dates, say which column holds the time.")
+    _check_columns(split, [name for name in (*keys, *content, time, row, launched, text) if name])
     pairs = [
         ("train", split.train, "valid", split.valid),
         ("train", split.train, "test", split.test),
@@ -245,13 +249,28 @@ def check_leakage(
                 )
         if text:
             _check_text(one, early, other, late, text, least)
-    if launched and not time:
-        raise ValueError("To check launch dates, say which column holds the time.")
     if time:
         _check_time(split, time, launched)
 
 
+def _check_columns(split: Split, columns: Sequence[str]) -> None:
+    if not columns:
+        raise ValueError("There is nothing to check: name keys, time, row, content, launched or text.")
+    for column in columns:
+        dtypes = {name: part.schema.get(column) for name, part in split.parts()}
+        if len(set(dtypes.values())) > 1 or None in dtypes.values():
+            told = ", ".join(f"{dtype or 'missing'} in {name}" for name, dtype in dtypes.items())
+            raise ValueError(f"The column {column} must be of one type in all parts, but it is {told}.")
+
+
 def _check_time(split: Split, time: str, launched: str | None) -> None:
+    for name, part in split.parts():
+        if missing := part[time].null_count():
+            raise ValueError(
+                f"{_many(missing, 'row')} of {name} {'has' if missing == 1 else 'have'} no {time}, so they "
+                "are neither past nor future; repair or drop them first."
+            )
+    zone = getattr(split.train.schema[time], "time_zone", None)
     first = {name: part[time].min() for name, part in split.parts() if part.height}
     for one, early, later in (("train", split.train, ("valid", "test")), ("valid", split.valid, ("test",))):
         for other in later:
@@ -263,8 +282,12 @@ def _check_time(split: Split, time: str, launched: str | None) -> None:
                     f"{_many(future, 'row')} of {one} {_is(future)} as late as {other}, which begins at "
                     f"{first[other]!s}: the model would learn from the future; split by_time."
                 )
-            if launched and one == "train":
-                unborn = early.filter(pl.col(launched).cast(pl.Datetime) > pl.lit(first[other])).height
+            if launched:
+                day = pl.col(launched).cast(pl.Datetime)
+                day = (
+                    day.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null") if zone else day
+                )
+                unborn = early.filter(day > pl.lit(first[other])).height
                 if unborn:
                     raise LeakageError(
                         f"{_many(unborn, 'row')} of {one} {_is(unborn)} about a product launched after "
@@ -278,8 +301,17 @@ def _check_text(
     from labkit.data.duplicates import near_duplicates
 
     both = pl.concat([early.select(text), late.select(text)]).with_row_index("row")
-    pairs = near_duplicates(both, [text], [], attributes=None, least=least)
+    plain = pl.col(text).cast(pl.String).str.normalize("NFKC").str.to_lowercase().str.strip_chars()
+    told = both.with_columns(plain.alias(text))
+    # Titles of signs alone have no words to be compared by.
+    one_of = told.filter(pl.col(text) != "")
+    early_ones, late_ones = (
+        one_of.filter(side) for side in (pl.col("row") < early.height, pl.col("row") >= early.height)
+    )
+    same = early_ones.join(late_ones, on=text).select(of="row", row="row_right")
+    pairs = near_duplicates(told, [text], [], attributes=None, least=least)
     across = pairs.filter((pl.col("of") < early.height) & (pl.col("row") >= early.height))
+    across = pl.concat([across.select("of", "row"), same.cast(pl.Int64)]).unique().sort("of", "row")
     if across.height:
         a, b = both[text][int(across["of"][0])], both[text][int(across["row"][0])]
         raise LeakageError(

@@ -165,3 +165,47 @@ def test_leave_last_out_leaks_the_future_and_is_told_so():
 def test_launch_dates_need_a_time():
     with pytest.raises(ValueError, match="which column holds the time"):
         check_leakage(parts(ONE, ONE.clear()), launched="time")
+
+
+def test_a_check_of_nothing_is_no_check():
+    with pytest.raises(ValueError, match="There is nothing to check"):
+        check_leakage(parts(ONE, ONE))
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_rows_without_a_time_are_neither_past_nor_future(part):
+    timeless = ONE.with_columns(time=pl.lit(None, ONE.schema["time"]))
+    split = parts(timeless, log([(9, 9)])) if part == "train" else parts(ONE, timeless)
+    with pytest.raises(ValueError, match=f"3 rows of {part} have no time"):
+        check_leakage(split, time="time")
+
+
+def test_parts_of_other_types_are_told_apart_in_one_sentence():
+    as_text = log([(5, 9)]).cast({"shopper_id": pl.String})
+    with pytest.raises(ValueError, match=r"shopper_id must be of one type .* String in test\."):
+        check_leakage(parts(ONE, as_text), keys=["shopper_id"])
+    zoned = log([(5, 9)]).with_columns(pl.col("time").dt.replace_time_zone("UTC"))
+    with pytest.raises(ValueError, match="time must be of one type"):
+        check_leakage(parts(ONE, zoned), time="time")
+    with pytest.raises(ValueError, match="missing in train"):
+        check_leakage(parts(ONE, ONE), keys=["visitor"])
+
+
+@pytest.mark.parametrize("zone", [None, "Asia/Shanghai"])
+def test_validation_knows_no_product_of_the_test_time(zone):
+    def launched(rows, day):
+        return log(rows).with_columns(
+            pl.col("time").dt.replace_time_zone(zone), launched=pl.lit(date(2026, day, 1))
+        )
+
+    split = Split(launched([(1, 0)], 1), launched([(2, 20)], 3), launched([(3, 40)], 1))
+    with pytest.raises(LeakageError, match="1 row of valid is about a product launched after test begins"):
+        check_leakage(split, time="time", launched="launched")
+    check_leakage(Split(split.train, split.test.clear(), split.test), time="time", launched="launched")
+
+
+@pytest.mark.parametrize(("one", "other"), [("caf\u00e9", "CAFE\u0301"), ("★★★", "★★★")])
+def test_copies_in_another_coding_or_without_words_are_found(one, other):
+    with pytest.raises(LeakageError, match="nearly the same title"):
+        check_leakage(parts(pl.DataFrame({"title": [one]}), pl.DataFrame({"title": [other]})), text="title")
+    check_leakage(parts(pl.DataFrame({"title": ["", "!"]}), pl.DataFrame({"title": ["", "?"]})), text="title")
