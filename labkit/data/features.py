@@ -1,8 +1,8 @@
 """Numbers that a model can use, learned from the past only.
 
 Every feature is a frozen dataclass of what was learned, with ``transform`` and ``as_json``; a function
-``fit_…`` makes it from training rows. A fit with a time column takes the cut and refuses rows at or after it:
-a feature that has seen the test is the commonest way to a result that does not hold.
+``fit_…`` makes it from training rows. A fit that is told the end of training refuses rows at or after it: a
+feature that has seen the test is the commonest way to a result that does not hold.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from datetime import date, datetime
 import numpy as np
 import polars as pl
 
+from labkit.data.duplicates import WORD
 from labkit.data.splits import LeakageError, key_share
 
 Moment = datetime | date
@@ -24,18 +25,32 @@ Moment = datetime | date
 def refuse_future(frame: pl.DataFrame, time: str, until: Moment) -> None:
     """Raise if any row is at or after a moment.
 
+    A Date on the moment's day counts as late: it may mean any time of that day.
+
     Raises:
-        LeakageError: how many rows, and from when.
+        LeakageError: how many rows, and from when; or how many rows have no time.
 
     Example:
         >>> refuse_future(pl.DataFrame({"time": [date(2026, 1, 1)]}), "time", date(2026, 2, 1))
     """
-    late = frame.filter(pl.col(time) >= until)
+    if missing := frame[time].null_count():
+        raise LeakageError(
+            f"{missing} rows have no {time}, so they may be from after {until}: repair them first."
+        )
+    if frame.schema[time] == pl.Date and isinstance(until, datetime):
+        late = frame.filter(pl.col(time) >= until.date())
+    else:
+        late = frame.filter(pl.col(time) >= until)
     if late.height:
         raise LeakageError(
             f"{late.height} rows are not before {until}, the end of training (the first is from "
             f"{late[time].min()!s}): fit on the training part only."
         )
+
+
+def _refuse_if_cut(frame: pl.DataFrame, time: str, until: Moment | None) -> None:
+    if until is not None:
+        refuse_future(frame, time, until)
 
 
 @dataclass(frozen=True)
@@ -75,7 +90,7 @@ class Habits(Fitted):
 
 def fit_habits(
     purchases: pl.DataFrame,
-    until: datetime,
+    until: Moment,
     key: str = "shopper_id",
     time: str = "time",
     amount: str = "price",
@@ -88,7 +103,7 @@ def fit_habits(
         key, time, amount: names of the columns.
 
     Raises:
-        LeakageError: a purchase is not before ``until``.
+        LeakageError: a purchase is not before ``until``, or has no time.
 
     Example:
         >>> days = [datetime(2026, 1, 1), datetime(2026, 1, 8)]
@@ -98,7 +113,9 @@ def fit_habits(
         [(1, 2.0, 2, 10.0), (5, 9.0, 0, 0.0)]
     """
     refuse_future(purchases, time, until)
-    days = (pl.lit(until) - pl.col(time)).dt.total_milliseconds() / 86_400_000
+    days = (
+        pl.lit(until).cast(pl.Datetime) - pl.col(time).cast(pl.Datetime)
+    ).dt.total_milliseconds() / 86_400_000
     table = (
         purchases.filter(pl.col(key).is_not_null())
         .group_by(key)
@@ -135,10 +152,22 @@ class PriceLevel(Fitted):
         return frame.with_columns(price_level=(pl.col(self.price) / usual).log(2))
 
 
-def fit_price_level(train: pl.DataFrame, category: str = "category", price: str = "price") -> PriceLevel:
+def fit_price_level(
+    train: pl.DataFrame,
+    category: str = "category",
+    price: str = "price",
+    until: Moment | None = None,
+    time: str = "time",
+) -> PriceLevel:
     """Learn the usual price of each category.
 
+    Args:
+        train: the training part.
+        category, price: names of the columns.
+        until, time: if the end of training is given, no row's time may be at or after it.
+
     Raises:
+        LeakageError: a row is not before ``until``.
         ValueError: there is no positive price to learn from.
 
     Example:
@@ -147,6 +176,7 @@ def fit_price_level(train: pl.DataFrame, category: str = "category", price: str 
         >>> level.transform(pl.DataFrame({"category": ["sofas"], "price": [1000.0]}))["price_level"].item()
         1.0
     """
+    _refuse_if_cut(train, time, until)
     known = train.filter(pl.col(price) > 0)
     if not known.height:
         raise ValueError(f"The training part has no {price} above zero to learn from.")
@@ -222,7 +252,13 @@ class HashedText(Fitted):
         )
 
 
-def fit_hashed_text(train: pl.DataFrame, text: str = "title", width: int = 256) -> HashedText:
+def fit_hashed_text(
+    train: pl.DataFrame,
+    text: str = "title",
+    width: int = 256,
+    until: Moment | None = None,
+    time: str = "time",
+) -> HashedText:
     """Learn how common each hashed word is.
 
     Source: Weinberger et al., "Feature hashing for large scale multitask learning", ICML 2009.
@@ -231,8 +267,10 @@ def fit_hashed_text(train: pl.DataFrame, text: str = "title", width: int = 256) 
         train: the training part.
         text: a text column; null is empty.
         width: number of columns.
+        until, time: if the end of training is given, no row's time may be at or after it.
 
     Raises:
+        LeakageError: a row is not before ``until``.
         ValueError: the width is not positive.
 
     Example:
@@ -240,6 +278,7 @@ def fit_hashed_text(train: pl.DataFrame, text: str = "title", width: int = 256) 
         >>> fitted.transform(pl.DataFrame({"title": ["green teapot"]}))["title_words"].item()
         2
     """
+    _refuse_if_cut(train, time, until)
     if width < 1:
         raise ValueError(f"Text needs at least one column, not {width}.")
     present = (_hashed_counts(train[text], width) > 0).sum(axis=0)
@@ -251,7 +290,7 @@ def _hashed_counts(texts: pl.Series, width: int) -> np.ndarray:
     words = (
         pl.DataFrame({"text": texts.fill_null("")})
         .with_row_index("document")
-        .select("document", pl.col("text").str.to_lowercase().str.extract_all(r"[\p{L}\p{N}]+").alias("word"))
+        .select("document", pl.col("text").str.to_lowercase().str.extract_all(WORD).alias("word"))
         .explode("word")
         .drop_nulls("word")
     )
@@ -286,7 +325,14 @@ class TargetRate(Fitted):
         return frame.with_columns(rate.alias(f"{self.column}_rate"))
 
 
-def fit_target_rate(train: pl.DataFrame, column: str, label: str, weight: float = 20.0) -> TargetRate:
+def fit_target_rate(
+    train: pl.DataFrame,
+    column: str,
+    label: str,
+    weight: float = 20.0,
+    until: Moment | None = None,
+    time: str = "time",
+) -> TargetRate:
     """Learn the smoothed mean of a label per value of a column.
 
     (sum of labels + weight * mean) / (rows + weight). Source: Micci-Barreca, "A preprocessing scheme for
@@ -297,8 +343,10 @@ def fit_target_rate(train: pl.DataFrame, column: str, label: str, weight: float 
         column: of many values: category, brand, seller.
         label: Boolean or number.
         weight: rows that the overall mean counts as.
+        until, time: if the end of training is given, no row's time may be at or after it.
 
     Raises:
+        LeakageError: a row is not before ``until``.
         ValueError: the training part has no row with a label.
 
     Example:
@@ -306,6 +354,7 @@ def fit_target_rate(train: pl.DataFrame, column: str, label: str, weight: float 
         >>> fit_target_rate(train, "brand", "bought", weight=2).rate
         {'a': 0.75, 'b': 0.25}
     """
+    _refuse_if_cut(train, time, until)
     known = train.select(pl.col(column).cast(pl.String), pl.col(label).cast(pl.Float64)).drop_nulls(label)
     if not known.height:
         raise ValueError(f"The training part has no row with a {label}.")

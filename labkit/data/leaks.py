@@ -9,6 +9,7 @@ import polars as pl
 
 SAMPLE = 200_000
 SEED = 0
+FEW = 100  # a number with no more values than this may be a code, which has no order
 
 
 def auc(scores: np.ndarray, label: np.ndarray) -> float:
@@ -45,7 +46,8 @@ def leaking_columns(
     """Find columns that predict a label too well to be honest.
 
     Three things can leak: whether a column is filled at all (a delivery time exists only after a purchase),
-    the order of its values, and the values as categories. Each is scored by AUC; categories are scored on the
+    the order of its values, and the values as categories (of numbers with few values too: they may be codes;
+    NaN is missing). Each is scored by AUC; categories are scored on the
     half of the rows from which their rates were *not* taken, so that a column of unique values does not look
     like a leak.
 
@@ -96,12 +98,15 @@ def _scores(column: pl.Series, truth: np.ndarray) -> dict[str, float]:
         value = auc(scores, label)
         return max(value, 1 - value) if value == value else 0.0
 
+    if column.dtype.is_float():
+        column = column.fill_nan(None)  # how numpy and pandas say that a value is missing
     scores = {"filled": either(column.is_not_null().to_numpy(), truth)}
     present = column.is_not_null().to_numpy()
-    if column.dtype.is_numeric() or column.dtype.is_temporal() or column.dtype == pl.Boolean:
+    ordered = column.dtype.is_numeric() or column.dtype.is_temporal() or column.dtype == pl.Boolean
+    if ordered:
         values = column.drop_nulls().to_physical().cast(pl.Float64).to_numpy()
         scores["value"] = either(values, truth[present])
-    else:
+    if not ordered or column.n_unique() <= FEW:
         values = column.cast(pl.String, strict=False).fill_null("").to_numpy()
         _, code = np.unique(values.astype(str), return_inverse=True)
         order = np.random.default_rng(SEED).permutation(len(code))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import polars as pl
 
+from labkit.data.features import Moment, refuse_future
 from labkit.data.steps import Change, rows
 
 
@@ -62,16 +63,18 @@ class Imputation:
     """What to fill in, learned from the training part.
 
     Attributes:
-        values: by column: the value for each group (its text; "" where the group is unknown).
+        usual: by column: the value where the group is unknown, or for all.
+        values: by column: the value for each group (by its text); empty without a group.
         group: the column whose value chooses, or "" for one value for all.
     """
 
+    usual: Mapping[str, float | str]
     values: Mapping[str, Mapping[str, float | str]]
     group: str = ""
 
     def as_json(self) -> str:
         """All that was learned, as text."""
-        return json.dumps({"values": {k: dict(v) for k, v in self.values.items()}, "group": self.group})
+        return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Imputation:
@@ -80,30 +83,36 @@ class Imputation:
 
     def apply(self, frame: pl.LazyFrame) -> tuple[pl.LazyFrame, Change]:
         """Fill nulls, and say in ``<column>_missing`` where, so that a model can tell a guess from a fact."""
-        marks = [pl.col(name).is_null().alias(f"{name}_missing") for name in self.values]
+        marks = [pl.col(name).is_null().alias(f"{name}_missing") for name in self.usual]
         fills = []
-        for name, choices in self.values.items():
-            usual = pl.lit(choices[""])
-            filled = usual
-            if self.group and len(choices) > 1:
-                known = {key: value for key, value in choices.items() if key}
-                filled = pl.col(self.group).cast(pl.String).replace_strict(known, default=usual)
+        for name, usual in self.usual.items():
+            filled = pl.lit(usual)
+            if known := dict(self.values.get(name, {})):
+                filled = pl.col(self.group).cast(pl.String).replace_strict(known, default=filled)
             fills.append(pl.col(name).fill_null(filled))
         count = rows(frame)
-        changed = rows(frame, pl.any_horizontal(*[pl.col(name).is_null() for name in self.values], False))
-        note = f"filled {', '.join(self.values)}" + (f" by {self.group}" if self.group else "")
+        changed = rows(frame, pl.any_horizontal(*[pl.col(name).is_null() for name in self.usual], False))
+        note = f"filled {', '.join(self.usual)}" + (f" by {self.group}" if self.group else "")
         return frame.with_columns(marks).with_columns(fills), Change("missing", count, count, changed, note)
 
 
-def fit_imputation(train: pl.DataFrame, columns: Sequence[str], group: str = "") -> Imputation:
+def fit_imputation(
+    train: pl.DataFrame,
+    columns: Sequence[str],
+    group: str = "",
+    until: Moment | None = None,
+    time: str = "time",
+) -> Imputation:
     """Learn what to fill in: the median of a number, the most frequent text, per group if one is given.
 
     Args:
         train: the training part only.
         columns: numbers, text, enums or Booleans.
         group: a column of few values.
+        until, time: if the end of training is given, no row's time may be at or after it.
 
     Raises:
+        LeakageError: a row is not before ``until``.
         ValueError: a column has no value at all in the training part.
 
     Example:
@@ -113,6 +122,9 @@ def fit_imputation(train: pl.DataFrame, columns: Sequence[str], group: str = "")
         >>> fitted.apply(test)[0].collect()["weight"].to_list()
         [10.0, 3.0, 5.0]
     """
+    if until is not None:
+        refuse_future(train, time, until)
+    usual: dict[str, float | str] = {}
     values: dict[str, dict[str, float | str]] = {}
     for name in columns:
         known = train.filter(pl.col(name).is_not_null())
@@ -120,11 +132,12 @@ def fit_imputation(train: pl.DataFrame, columns: Sequence[str], group: str = "")
             raise ValueError(
                 f"The column {name} is empty in the training part: there is nothing to learn it from."
             )
-        values[name] = {"": _usual(known[name])}
+        usual[name] = _usual(known[name])
         if group:
-            for (key,), part in known.filter(pl.col(group).is_not_null()).group_by(group):
-                values[name][str(key)] = _usual(part[name])
-    return Imputation(values, group)
+            groups = known.with_columns(__group=pl.col(group).cast(pl.String)).drop_nulls("__group")
+            parts = groups.sort("__group").group_by("__group", maintain_order=True)
+            values[name] = {str(key): _usual(part[name]) for (key,), part in parts}
+    return Imputation(usual, values, group)
 
 
 def _usual(column: pl.Series) -> float | str:

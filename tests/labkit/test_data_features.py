@@ -2,7 +2,7 @@
 
 import json
 import math
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -17,7 +17,9 @@ from labkit.data.features import (
     fit_price_level,
     fit_target_rate,
     out_of_fold_rates,
+    refuse_future,
 )
+from labkit.data.missing import fit_imputation
 from labkit.data.splits import LeakageError, by_time
 
 START = datetime(2026, 1, 1)
@@ -156,3 +158,46 @@ def test_a_rows_own_label_does_not_move_its_own_rate(rows, data):
 def test_out_of_fold_needs_folds():
     with pytest.raises(ValueError, match="at least 2 folds"):
         out_of_fold_rates(pl.DataFrame({"id": [1], "b": ["a"], "y": [1]}), "b", "y", "id", folds=1)
+
+
+@pytest.mark.parametrize("cut", [datetime(2026, 1, 31, 5), datetime(2026, 1, 31), date(2026, 1, 31)])
+def test_a_day_that_may_be_late_is_late(cut):
+    """A Date on the cut's day may mean any time of it."""
+    days = pl.DataFrame({"time": [date(2026, 1, 30), date(2026, 1, 31)]})
+    refuse_future(days[:1], "time", cut)
+    with pytest.raises(LeakageError, match="1 rows are not before"):
+        refuse_future(days, "time", cut)
+
+
+def test_rows_without_a_time_are_not_fitted():
+    timeless = log([(1, 3, "a", 1.0, True, "")]).with_columns(time=pl.lit(None, pl.Datetime("ms")))
+    with pytest.raises(LeakageError, match="1 rows have no time"):
+        fit_habits(timeless, CUT)
+
+
+@pytest.mark.parametrize("until", [date(2026, 1, 10), datetime(2026, 1, 10)])
+def test_habits_count_days_of_dates(until):
+    bought = pl.DataFrame({"shopper_id": [1], "time": [date(2026, 1, 8)], "price": [4.0]})
+    habits = fit_habits(bought, until)
+    assert habits.transform(pl.DataFrame({"shopper_id": [1]})).row(0) == (1, 2.0, 1, 4.0)
+
+
+def test_every_fit_refuses_the_future_when_it_knows_the_cut():
+    late = log([(1, 2, "a", 1.0, True, "mug"), (1, 40, "a", 1.0, False, "mug")])
+    for fit in (
+        lambda frame: fit_price_level(frame, until=CUT),
+        lambda frame: fit_hashed_text(frame, until=CUT),
+        lambda frame: fit_target_rate(frame, "category", "bought", until=CUT),
+        lambda frame: fit_imputation(frame, ["price"], until=CUT),
+    ):
+        fit(late[:1])
+        with pytest.raises(LeakageError, match="1 rows are not before"):
+            fit(late)
+
+
+def test_chinese_titles_are_many_words():
+    fitted = fit_hashed_text(pl.DataFrame({"title": ["红色杯子"]}), width=4096)
+    rows = fitted.transform(pl.DataFrame({"title": ["蓝色杯子 mug2"]}))
+    assert rows["title_words"].item() == 5
+    known = fitted.transform(pl.DataFrame({"title": ["红色杯子"]}))["title_tfidf"].to_numpy()[0]
+    assert rows["title_tfidf"].to_numpy()[0] @ known > 0.4  # three of four characters are the same

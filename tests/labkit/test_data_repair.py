@@ -166,6 +166,33 @@ def test_imputation_is_fitted_on_train_only_and_says_where_it_guessed():
         fit_imputation(train[3:], ["weight"])
 
 
+def test_imputation_by_truth_values_and_by_an_empty_name():
+    train = pl.DataFrame({"new": [True, True, False, False], "weight": [1.0, 1.0, 9.0, 9.0]})
+    test = pl.LazyFrame({"new": [True, False, None], "weight": pl.Series([None] * 3, dtype=pl.Float64)})
+    fitted = Imputation.from_json(fit_imputation(train, ["weight"], "new").as_json())
+    assert fitted.apply(test)[0].collect()["weight"].to_list() == [1.0, 9.0, 5.0]
+    named = pl.DataFrame({"kind": ["", "", "b", "b", "b"], "weight": [1.0, 1.0, 9.0, 9.0, 9.0]})
+    fitted = fit_imputation(named, ["weight"], "kind")
+    test = pl.LazyFrame({"kind": ["", "new", None], "weight": pl.Series([None] * 3, dtype=pl.Float64)})
+    assert fitted.apply(test)[0].collect()["weight"].to_list() == [1.0, 9.0, 9.0]
+
+
+def test_codes_and_nan_that_know_the_answer_are_found():
+    rng = np.random.default_rng(0)
+    bought = rng.random(2000) < 0.3
+    log = pl.DataFrame(
+        {
+            "bought": bought,
+            "code": np.where(bought, rng.choice([1, 3], 2000), 2),
+            "delivered": np.where(bought, rng.random(2000), np.nan),
+            "noise": rng.integers(0, 50, 2000),
+            "sometimes": np.where(rng.random(2000) < 0.5, rng.random(2000), np.nan),
+        }
+    )
+    found = leaking_columns(log, "bought")
+    assert set(found.select("column", "how").rows()) == {("code", "category"), ("delivered", "filled")}
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40))
 def test_auc_is_the_share_of_ordered_pairs(rows):
     wins = [(a > b) + 0.5 * (a == b) for a, good in rows for b, bad in rows if good and not bad]
