@@ -24,7 +24,7 @@ def new_key() -> bytes:
     return os.urandom(32)
 
 
-def encrypt_table(source: Path | str, target: Path | str, key: bytes) -> None:
+def encrypt_table(source: Path | str, target: Path | str, key: bytes, name: str = "") -> None:
     """Seal a file with AES-256-GCM, chunk by chunk.
 
     Each chunk is bound to its number and to whether it is the last, so that chunks can be neither swapped nor
@@ -34,6 +34,8 @@ def encrypt_table(source: Path | str, target: Path | str, key: bytes) -> None:
         source: any file, of any size (parquet, for instance).
         target: written whole or not at all.
         key: 32 bytes, from `new_key`.
+        name: what the file is ("shoppers"); it opens only under the same name, so that one sealed file cannot
+            be passed off as another. It is not written down.
 
     Raises:
         ValueError: the key has another length.
@@ -59,7 +61,7 @@ def encrypt_table(source: Path | str, target: Path | str, key: bytes) -> None:
             while True:
                 following = plain.read(CHUNK)
                 nonce = _nonce(prefix, number, last=not following)
-                sealed.write(cipher.encrypt(nonce, chunk, MAGIC))
+                sealed.write(cipher.encrypt(nonce, chunk, MAGIC + name.encode()))
                 if not following:
                     break
                 chunk, number = following, number + 1
@@ -68,23 +70,25 @@ def encrypt_table(source: Path | str, target: Path | str, key: bytes) -> None:
         draft.unlink(missing_ok=True)
 
 
-def decrypt_table(source: Path | str, target: Path | str, key: bytes) -> None:
+def decrypt_table(source: Path | str, target: Path | str, key: bytes, name: str = "") -> None:
     """Open a file that `encrypt_table` sealed.
 
     Args:
         source: the sealed file.
-        target: written whole or not at all: nothing unverified is ever left behind.
+        target: written whole or not at all: nothing unverified is ever left behind. Only its owner may read
+            it.
         key: the one it was sealed with.
+        name: the one it was sealed under.
 
     Raises:
-        SealBroken: wrong key, a changed, shortened or lengthened file, or no sealed file at all.
+        SealBroken: wrong key or name, a changed, shortened or lengthened file, or no sealed file at all.
         ValueError: the key is not 32 bytes long.
     """
     cipher = _cipher(key)
     source, target = Path(source), Path(target)
     draft = _draft(target)
     try:
-        with source.open("rb") as sealed, draft.open("xb") as plain:
+        with source.open("rb") as sealed, open(draft, "xb", opener=_private) as plain:
             head = sealed.read(len(MAGIC) + 7)
             if head[: len(MAGIC)] != MAGIC or len(head) < len(MAGIC) + 7:
                 raise SealBroken(f"{source.name} is not a file sealed by labkit.")
@@ -92,7 +96,8 @@ def decrypt_table(source: Path | str, target: Path | str, key: bytes) -> None:
             chunk = sealed.read(CHUNK + 16)
             while True:
                 following = sealed.read(CHUNK + 16)
-                plain.write(_opened(cipher, _nonce(prefix, number, last=not following), chunk, source.name))
+                nonce = _nonce(prefix, number, last=not following)
+                plain.write(_opened(cipher, nonce, chunk, name, source.name))
                 if not following:
                     break
                 chunk, number = following, number + 1
@@ -101,14 +106,15 @@ def decrypt_table(source: Path | str, target: Path | str, key: bytes) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _opened(cipher, nonce: bytes, chunk: bytes, name: str) -> bytes:
+def _opened(cipher, nonce: bytes, chunk: bytes, name: str, file: str) -> bytes:
     from cryptography.exceptions import InvalidTag
 
     try:
-        return cipher.decrypt(nonce, chunk, MAGIC)
+        return cipher.decrypt(nonce, chunk, MAGIC + name.encode())
     except (InvalidTag, ValueError):
         raise SealBroken(
-            f"{name} could not be opened: the key is wrong or the file was changed; nothing was written."
+            f"{file} could not be opened: the key or the name is wrong, or the file was changed; "
+            "nothing was written."
         ) from None
 
 
@@ -123,6 +129,10 @@ def _cipher(key: bytes):
 def _nonce(prefix: bytes, number: int, last: bool) -> bytes:
     """12 bytes: the file's random 7, the chunk's number in 4, and whether it is the last."""
     return prefix + struct.pack(">I?", number, last)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _draft(target: Path) -> Path:

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import io
+import os
 import re
 import unicodedata
 from datetime import UTC, datetime, timedelta, timezone
@@ -354,6 +355,26 @@ def test_a_failed_opening_leaves_an_older_file_alone(sealed):
     assert (room / "kept").read_bytes() == b"older"
 
 
+def test_a_sealed_file_opens_under_its_own_name_only(room):
+    (room / "plain").write_bytes(b"five stars")
+    key = new_key()
+    encrypt_table(room / "plain", room / "reviews.sealed", key, name="reviews")
+    for name in ("shoppers", ""):
+        with pytest.raises(SealBroken, match="the key or the name is wrong"):
+            decrypt_table(room / "reviews.sealed", room / "never", key, name=name)
+    decrypt_table(room / "reviews.sealed", room / "opened", key, name="reviews")
+    assert (room / "opened").read_bytes() == b"five stars"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_what_is_opened_is_for_its_owner_only(room):
+    (room / "plain").write_bytes(b"x")
+    key = new_key()
+    encrypt_table(room / "plain", room / "own.sealed", key)
+    decrypt_table(room / "own.sealed", room / "own", key)
+    assert (room / "own").stat().st_mode & 0o777 == 0o600
+
+
 def test_keys_have_one_length(room):
     (room / "plain").write_bytes(b"x")
     with pytest.raises(ValueError, match="must be 32 bytes"):
@@ -361,6 +382,7 @@ def test_keys_have_one_length(room):
     assert not (room / "sealed-short").exists()
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 28)), max_size=8), st.integers(1, 28))
 def test_the_latest_word_before_a_moment_counts(words, day):
     register = ConsentRegister()
