@@ -293,3 +293,26 @@ def test_bursts_are_counted_as_a_loop_would(rows):
         if sum(other == product and abs(at - day) <= 2 for other, at in rows) >= 3
     ]
     assert found == expected
+
+
+def test_one_wording_within_a_window_is_found_whatever_the_order_of_the_rows():
+    """The same words a hundred days later, on the row between, hide nothing."""
+    words = "the very best mug that I have ever had in my life"
+    after = [timedelta(0), timedelta(days=100), timedelta(hours=1)]
+    praise = pl.DataFrame(
+        {
+            "row": [0, 1, 2],
+            "review_id": [0, 1, 2],
+            "shopper_id": [1, 2, 3],
+            "product_id": 0,
+            "time": [START + one for one in after],
+            "rating": 5,
+            "verified": False,
+            "text": words,
+        }
+    )
+    others = praise[:1].with_columns(row=pl.lit(3, pl.Int64), rating=pl.lit(1, pl.Int32), text=pl.lit("no"))
+    table = pl.concat([praise, others.cast(praise.schema)])
+    products = pl.DataFrame({"product_id": [0], "seller_id": [0]})
+    found = find_spam(table, products)
+    assert found.filter(pl.col("reason").str.contains("same wording"))["row"].to_list() == [0, 2]
