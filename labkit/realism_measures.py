@@ -102,18 +102,6 @@ def top_share(counts: np.ndarray, share: float = 0.1) -> float:
     return float(ordered[: max(1, round(share * len(ordered)))].sum() / ordered.sum())
 
 
-def gini(counts: np.ndarray) -> float:
-    """0 where all items have the same count, close to 1 where one has all (Gini 1912).
-
-    Example:
-        >>> gini(np.array([5, 5, 5])), gini(np.array([0, 0, 0, 4]))
-        (0.0, 0.75)
-    """
-    ordered = np.sort(np.asarray(counts, dtype=np.float64))
-    n = len(ordered)
-    return float(2 * (np.arange(1, n + 1) * ordered).sum() / (n * ordered.sum()) - (n + 1) / n)
-
-
 def core(events: pl.DataFrame, users: int = 5, items: int = 5) -> pl.DataFrame:
     """Leave out users and items with too few events, again and again until none is left to leave out.
 

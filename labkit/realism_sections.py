@@ -32,7 +32,6 @@ from labkit.realism_measures import (
     click_curve,
     core,
     found_words,
-    gini,
     mean_value,
     power_law,
     share_value,
@@ -51,7 +50,7 @@ from labkit.realism_search import (
 from labkit.shop import Market
 from labkit.shop.behaviour import EXAMINE
 from labkit.shop.policies import Shuffled
-from labkit.shop.replay import replay
+from labkit.shop.replay import gini, replay
 
 T = TypeVar("T")
 SEARCHES, BANNERS = "search", "home"

@@ -283,14 +283,19 @@ def shingles(texts: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(codes), np.cumsum(np.concatenate(counts))
 
 
-def _shingles(texts: pl.Series) -> tuple[np.ndarray, np.ndarray]:
-    words = (
+def words_of(texts: pl.Series) -> pl.DataFrame:
+    """The words of each text in their order: document u32 (place in ``texts``), word in lower case."""
+    return (
         pl.DataFrame({"text": texts.fill_null("")})
         .with_row_index("document")
         .select("document", pl.col("text").str.to_lowercase().str.extract_all(WORD).alias("word"))
         .explode("word")
         .drop_nulls("word")
     )
+
+
+def _shingles(texts: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+    words = words_of(texts)
     pairs = words.with_columns(
         word=pl.col("word") + pl.lit(" ") + pl.col("word").shift(-1).over("document")
     ).drop_nulls("word")

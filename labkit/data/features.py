@@ -16,7 +16,7 @@ from datetime import date, datetime
 import numpy as np
 import polars as pl
 
-from labkit.data.duplicates import WORD
+from labkit.data.duplicates import words_of
 from labkit.data.splits import LeakageError, key_share
 
 Moment = datetime | date
@@ -287,13 +287,7 @@ def fit_hashed_text(
 
 
 def _hashed_counts(texts: pl.Series, width: int) -> np.ndarray:
-    words = (
-        pl.DataFrame({"text": texts.fill_null("")})
-        .with_row_index("document")
-        .select("document", pl.col("text").str.to_lowercase().str.extract_all(WORD).alias("word"))
-        .explode("word")
-        .drop_nulls("word")
-    )
+    words = words_of(texts)
     counts = np.zeros((len(texts), width))
     if words.height:
         column = np.minimum((key_share(words["word"]) * width).astype(np.int64), width - 1)

@@ -13,7 +13,6 @@ PENCE = 100.0
 GRAMS = 1000.0
 YUAN = 9.1  # yuan to a pound in the shop's year
 TOLERANCE = 1.6  # a unit is recognised within this factor: discounts and price changes stay below it
-FOUND = {"row": pl.Int64, "column": pl.String, "factor": pl.Float64, "value": pl.Float64}
 
 
 def shown_prices(events: pl.LazyFrame, item: str = "product_id", price: str = "price") -> pl.DataFrame:

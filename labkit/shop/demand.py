@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,7 @@ from labkit.shop.products import Product
 from labkit.shop.queries import KINDS, PADDED, Query, Shoppers, answerable
 from labkit.shop.queries_zh import chinese_query
 from labkit.shop.shelf import Shelf
+from labkit.shop.titles import TitleMatch
 
 POOL = 60  # products that the first stage of the search finds for a query
 # What share of the searches for a category is of which kind: heads far more than tails, as in real logs.
@@ -200,40 +200,3 @@ def _first(score: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
         kept = np.flatnonzero(score >= floor)
         return kept[np.lexsort((ids[kept], -score[kept]))[:count]]
     return np.lexsort((ids, -score))[:count]
-
-
-class TitleMatch:
-    """The share of a query's words found in each title, rare words counting more.
-
-    Words are letters and digits; Chinese characters, which no space separates, come as pairs.
-    """
-
-    def __init__(self, titles: list[str]) -> None:
-        rows: dict[str, list[int]] = {}
-        for row, title in enumerate(titles):
-            for word in dict.fromkeys(_words(title)):
-                rows.setdefault(word, []).append(row)
-        self.rows = {word: np.array(found, dtype=np.int32) for word, found in rows.items()}
-        self.n = len(titles)
-
-    def fit(self, query: str) -> np.ndarray:
-        """How well each product fits, in [0, 1]. Returns (N,) float64."""
-        total, found = 0.0, np.zeros(self.n)
-        for word in dict.fromkeys(_words(query)):
-            rows = self.rows.get(word)
-            # The square root is exact on every machine; a logarithm is not.
-            weight = 1 / np.sqrt(10.0 + (0 if rows is None else len(rows)))
-            total += weight
-            if rows is not None:
-                found[rows] += weight
-        return found / total if total else found
-
-
-def _words(text: str) -> list[str]:
-    words = []
-    for word in re.findall(r"[\u4e00-\u9fff]+|[^\W\u4e00-\u9fff]+", text.lower()):
-        if "\u4e00" <= word[0] <= "\u9fff":
-            words += [word[i : i + 2] for i in range(max(1, len(word) - 1))]
-        else:
-            words.append(word)
-    return words

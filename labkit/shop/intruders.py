@@ -129,8 +129,7 @@ def _session(year: Year, kind: str, who: int, session: int, second: int, dice: D
         day = moment // 86_400
         # Roughly as the shop ranks: what fits the words first.
         pool = demand.pool[asked][np.argsort(-demand.match[asked], kind="stable")]
-        gone = year.prices.gone[pool]
-        pool = pool[(shelf.launched[pool] <= day) & ((day < gone[:, 0]) | (day >= gone[:, 1]))]
+        pool = pool[(shelf.launched[pool] <= day) & year.prices.in_stock(day, pool)]
         if kind == FRAUDS:  # scrolls to wherever the rival stands
             order = np.argsort(shelf.seller[pool] != rival, kind="stable")
             pool = np.array(dice.shuffled([*pool[order[:2]], *pool[order[2:]][:8]]), dtype=np.int64)
@@ -165,7 +164,7 @@ def _events(year: Year, done: pl.DataFrame, people: pl.DataFrame) -> pl.DataFram
     price = np.empty(len(day))
     for today in np.unique(day):
         rows = day == today
-        price[rows] = year.prices.of(int(today))[log["product_id"][rows]]
+        price[rows] = year.prices.of(int(today))[0][log["product_id"][rows]]
     who = log["shopper_id"] - people["shopper_id"][0]
     test = (people["kind"] == Intruders.TEST).to_numpy()[who]
     device = people["device"].replace_strict(DEVICES, range(len(DEVICES)), return_dtype=pl.UInt8).to_numpy()

@@ -40,13 +40,15 @@ class Prices:
         step = (self.changes <= day).sum(axis=0)
         return self.listed[step, np.arange(self.listed.shape[1])]
 
-    def of(self, day: int) -> np.ndarray:
-        """What a shopper pays on a day. Returns (N,) float64, GBP with whole pence."""
-        return np.round(self.list_price(day) * (1 - self.discount(day)), 2)
+    def of(self, day: int) -> tuple[np.ndarray, np.ndarray]:
+        """What a shopper pays on a day, and the discount in it. Returns (N,) GBP with whole pence, (N,)."""
+        off = self.discount(day)
+        return np.round(self.list_price(day) * (1 - off), 2), off
 
-    def in_stock(self, day: int) -> np.ndarray:
-        """Returns (N,) bool."""
-        return (day < self.gone[:, 0]) | (day >= self.gone[:, 1])
+    def in_stock(self, day: int, products: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Whether each of the products (all when left out) can be bought. Returns a bool for each."""
+        gone, back = self.gone[products].T
+        return (day < gone) | (day >= back)
 
 
 def make_prices(shelf: Shelf, seed: int) -> Prices:
@@ -90,7 +92,7 @@ def price_table(prices: Prices, launched: np.ndarray) -> pl.DataFrame:
     before, was_off = np.full(launched.shape, -1.0), np.zeros(launched.shape)
     parts = []
     for day in range(DAYS):
-        now, off = prices.of(day), prices.discount(day)
+        now, off = prices.of(day)
         rows = np.flatnonzero((launched <= day) & (now != before))
         if not len(rows):
             continue

@@ -121,7 +121,7 @@ def replay(
         shopper, asked = visits.shopper[rows], visits.asked[rows]
         if len(asked):
             dice = stream(seed, "choices", day).random((5, len(asked), POOL))
-            price, off = year.prices.of(day), year.prices.discount(day)
+            price, off = year.prices.of(day)
             pool = demand.pool[asked]  # (S, C)
             page = Page(
                 day=day,
@@ -299,7 +299,7 @@ class _Totals:
             expected_profit=round(self.commissions - RETURN_COST * self.backs - cost, 2),
             satisfaction=round(_total(self.satisfied) / requests, 6),
             serving_cost=round(cost, 4),
-            gini=round(_gini(self.exposure[here]), 6),
+            gini=round(gini(self.exposure[here]), 6),
             sellers=pl.DataFrame(
                 {
                     "seller_id": here.astype(np.int32),
@@ -333,8 +333,15 @@ def _across(values: np.ndarray) -> np.ndarray:
     return total
 
 
-def _gini(values: np.ndarray) -> float:
-    """Source: Gini 1912; half the mean difference between two of them, relative to the mean."""
+def gini(values: np.ndarray) -> float:
+    """0 where all have the same, close to 1 where one has all.
+
+    Half the mean difference between two of them, relative to the mean (Gini 1912).
+
+    Example:
+        >>> gini(np.array([5, 5, 5])), gini(np.array([0, 0, 0, 4]))
+        (0.0, 0.75)
+    """
     ordered = np.sort(values)
     n, whole = len(ordered), _total(ordered)
     if not whole:

@@ -10,7 +10,6 @@ Unbiased learning-to-rank with biased feedback, WSDM 2017.
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 
 import numpy as np
@@ -20,6 +19,7 @@ from labkit.shop.chance import stream
 from labkit.shop.products import Product
 from labkit.shop.queries import Query
 from labkit.shop.relevance import Facts
+from labkit.shop.titles import TitleMatch
 
 SHOWN = 10
 CANDIDATES = 60  # the production ranker's first stage
@@ -80,7 +80,7 @@ def make_sessions(products: list[Product], queries: list[Query], count: int, see
     facts = Facts(products)
     cheap = price_ranks(products)
     popularity = stream(seed, "popularity").random(len(products))
-    titles = _TitleMatch([p.title for p in products])
+    titles = TitleMatch([p.title for p in products])
     asked = _query_of_sessions(queries, count, seed)  # (S,)
 
     shown = np.empty((count, SHOWN), dtype=np.int32)
@@ -135,7 +135,7 @@ def _production_score(
     query: Query,
     facts: Facts,
     products: list[Product],
-    titles: _TitleMatch,
+    titles: TitleMatch,
     popularity: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
@@ -147,26 +147,4 @@ def _production_score(
         nearby = sorted({p.category for p in products if p.department == department})
         guess = nearby[int(rng.random() * len(nearby))]
     in_guess = facts.category.map(slice(None), {guess: 1}, otherwise=0, missing=0)
-    return 0.9 * titles.score(query.text) + 0.5 * in_guess + 0.35 * popularity
-
-
-class _TitleMatch:
-    """The share of the query's words found in the title, rare words counting more."""
-
-    def __init__(self, titles: list[str]) -> None:
-        self.n = len(titles)
-        self.rows: dict[str, list[int]] = {}
-        for row, title in enumerate(titles):
-            for word in dict.fromkeys(re.findall(r"\w+", title.lower())):
-                self.rows.setdefault(word, []).append(row)
-
-    def score(self, query: str) -> np.ndarray:
-        total, score = 0.0, np.zeros(self.n)
-        for word in dict.fromkeys(re.findall(r"\w+", query.lower())):
-            rows = self.rows.get(word, [])
-            weight = 1 / np.sqrt(
-                10 + len(rows)
-            )  # the square root is exact on every machine; a logarithm is not
-            total += weight
-            score[rows] += weight
-        return score / total if total else score
+    return 0.9 * titles.fit(query.text) + 0.5 * in_guess + 0.35 * popularity
