@@ -1,0 +1,94 @@
+"""Which implementation of a kernel runs where, and why."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+# kernel -> implementation -> "module:function", imported when it is first chosen (Triton takes a second)
+IMPLEMENTATIONS = {
+    "linear_cross_entropy": {
+        "reference": "logsumexp:reference",
+        "chunked": "logsumexp:chunked",
+        "triton": "logsumexp_triton:fused",
+    },
+}
+TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The implementation of a kernel on a device, and the reason."""
+
+    kernel: str
+    device: str
+    implementation: str  # "reference", "chunked" or "triton"
+    why: str
+
+    @property
+    def run(self) -> Callable[..., Any]:
+        """The function itself."""
+        module, function = IMPLEMENTATIONS[self.kernel][self.implementation].split(":")
+        return getattr(importlib.import_module(f"labkit.kernels.{module}"), function)
+
+    def __str__(self) -> str:
+        return f"{self.kernel} on {self.device}: {self.implementation}, because {self.why}"
+
+
+def choose(kernel: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Choice:
+    """Choose the implementation of one kernel.
+
+    Args:
+        kernel: a name from ``IMPLEMENTATIONS``.
+        device: where the tensors are.
+        dtype: of the matrix products.
+
+    Returns:
+        The choice. ``LABKIT_KERNELS=reference`` (or ``chunked``, ``triton``) in the environment overrules it.
+
+    Raises:
+        ValueError: ``LABKIT_KERNELS`` names no implementation.
+
+    Example:
+        >>> choose("linear_cross_entropy", torch.device("cpu")).implementation
+        'chunked'
+    """
+    known = IMPLEMENTATIONS[kernel]
+    forced = os.environ.get("LABKIT_KERNELS")
+    if forced and forced not in known:
+        raise ValueError(f"LABKIT_KERNELS is {forced!r}; it can be one of {', '.join(known)}, or unset.")
+    if forced:
+        return Choice(kernel, device.type, forced, f"LABKIT_KERNELS={forced}")
+    if device.type != "cuda":
+        return Choice(kernel, device.type, "chunked", f"Triton compiles for CUDA, not for {device.type}")
+    if importlib.util.find_spec("triton") is None:
+        return Choice(kernel, device.type, "chunked", "triton is not installed")
+    if dtype not in TRITON_DTYPES:
+        return Choice(kernel, device.type, "chunked", f"the Triton kernel does not compute in {dtype}")
+    return Choice(kernel, device.type, "triton", "the device is CUDA and triton is installed")
+
+
+def chosen(device: str | torch.device | None = None) -> list[Choice]:
+    """Say which implementation of each kernel runs on a device, and why.
+
+    Args:
+        device: a device or its name; None for CUDA where it is available, else the CPU.
+
+    Returns:
+        One choice per kernel, ready to print.
+
+    Raises:
+        ValueError: ``LABKIT_KERNELS`` in the environment names no implementation.
+
+    Example:
+        >>> print(chosen("cpu")[0])
+        linear_cross_entropy on cpu: chunked, because Triton compiles for CUDA, not for cpu
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return [choose(kernel, place) for kernel in IMPLEMENTATIONS]
