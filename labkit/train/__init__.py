@@ -1,6 +1,7 @@
 """Losses with their gradients written out, and a training loop that can be killed and resumed."""
 
 from labkit.train.finetune import fine_tune, fine_tune_cross_encoder
+from labkit.train.job import Job
 from labkit.train.loop import History, TrainConfig, fit
 from labkit.train.losses import (
     bce,
@@ -16,6 +17,7 @@ from labkit.train.mining import hard_negatives
 
 __all__ = [
     "History",
+    "Job",
     "TrainConfig",
     "bce",
     "bce_gradient",

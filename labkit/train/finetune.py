@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from labkit.models import BiEncoder, CrossEncoder
-from labkit.train.loop import History, TrainConfig, fit
+from labkit.train.batches import Batches
+from labkit.train.job import Job
+from labkit.train.loop import History, TrainConfig
 from labkit.train.losses import bce, info_nce
 
 
@@ -60,6 +62,18 @@ def fine_tune(
         2
     """
     config = config or TrainConfig()
+    job = retrieval_job(encoder, pairs, config, valid, not_negative)
+    return job.run(config, checkpoint, progress)
+
+
+def retrieval_job(
+    encoder: BiEncoder,
+    pairs: Sequence[tuple[str, ...]],
+    config: TrainConfig,
+    valid: Callable[[BiEncoder], float] | None = None,
+    not_negative: Iterable[tuple[str, str]] = (),
+) -> Job:
+    """The job that :func:`fine_tune` runs; see there."""
     if len(pairs) < 2:
         raise ValueError(f"In-batch negatives need at least two pairs, not {len(pairs)}.")
     if {len(pair) for pair in pairs} not in ({2}, {3}):
@@ -67,10 +81,10 @@ def fine_tune(
             "Examples are all (query, right product) or all (query, right product, wrong product)."
         )
     spared = {(pair[0], pair[1]) for pair in pairs} | {(query, product) for query, product in not_negative}
-    order = _Order(len(pairs), config)
+    batches = Batches(len(pairs), config)
 
-    def step_loss(step: int) -> torch.Tensor:
-        batch = [pairs[i] for i in order.batch(step)]
+    def step_loss(micro: int) -> torch.Tensor:
+        batch = [pairs[i] for i in batches.batch(micro)]
         asked = [pair[0] for pair in batch]
         offered = [pair[1] for pair in batch] + [pair[2] for pair in batch if len(pair) == 3]
         queries = encoder.embed(encoder.tokenize(asked, config.max_length))  # (B, D)
@@ -85,9 +99,16 @@ def fine_tune(
             negatives=products[len(batch) :],
         )
 
-    identity = "" if checkpoint is None else _hash([list(map(list, pairs)), sorted(map(list, spared))])
-    measure = None if valid is None else lambda: valid(encoder)
-    return _run(encoder, step_loss, order, config, measure, checkpoint, identity, progress)
+    return Job(
+        encoder,
+        step_loss,
+        batches.steps,
+        batches.steps_per_epoch,
+        valid=None if valid is None else lambda: valid(encoder),
+        identity=_hash([list(map(list, pairs)), sorted(map(list, spared))]),
+        counts=(config.batch_size, "pairs"),
+        save=encoder.save,
+    )
 
 
 def fine_tune_cross_encoder(
@@ -117,58 +138,23 @@ def fine_tune_cross_encoder(
         FloatingPointError: the loss or a validation is not a finite number.
     """
     config = config or TrainConfig()
-    if not len(examples):
-        raise ValueError("There are no examples to train on.")
-    order = _Order(len(examples), config)
+    batches = Batches(len(examples), config)
 
-    def step_loss(step: int) -> torch.Tensor:
-        batch = [examples[i] for i in order.batch(step)]
+    def step_loss(micro: int) -> torch.Tensor:
+        batch = [examples[i] for i in batches.batch(micro)]
         logits = model.logits(model.tokenize([(query, text) for query, text, _ in batch], config.max_length))
         return bce(logits, torch.tensor([float(target) for *_, target in batch], device=logits.device))
 
-    identity = "" if checkpoint is None else _hash([list(example) for example in examples])
-    measure = None if valid is None else lambda: valid(model)
-    return _run(model, step_loss, order, config, measure, checkpoint, identity, progress)
-
-
-class _Order:
-    """Which examples step 0, 1, … takes: a new shuffle for each epoch, computed from the seed alone."""
-
-    def __init__(self, size: int, config: TrainConfig) -> None:
-        self.size, self.config = size, config
-        # The rest of an epoch that does not fill a batch is dropped: a small batch has easier negatives.
-        self.per_epoch = max(1, size // config.batch_size)
-        self._shuffled: tuple[int, list[int]] = (-1, [])
-
-    def batch(self, step: int) -> list[int]:
-        epoch, place = divmod(step, self.per_epoch)
-        if self._shuffled[0] != epoch:
-            generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
-            self._shuffled = (epoch, torch.randperm(self.size, generator=generator).tolist())
-        return self._shuffled[1][place * self.config.batch_size : (place + 1) * self.config.batch_size]
-
-
-def _run(
-    model: BiEncoder | CrossEncoder,
-    step_loss: Callable[[int], torch.Tensor],
-    order: _Order,
-    config: TrainConfig,
-    valid: Callable[[], float] | None,
-    checkpoint: str | Path | None,
-    identity: str,
-    progress: bool,
-) -> History:
-    return fit(
+    job = Job(
         model,
         step_loss,
-        steps=order.per_epoch * config.epochs,
-        config=config,
-        valid=valid,
-        checkpoint=None if checkpoint is None else Path(checkpoint),
-        identity=identity,
-        steps_per_epoch=order.per_epoch,
-        progress=progress,
+        batches.steps,
+        batches.steps_per_epoch,
+        valid=None if valid is None else lambda: valid(model),
+        identity=_hash([list(example) for example in examples]),
+        counts=(config.batch_size, "pairs"),
     )
+    return job.run(config, checkpoint, progress)
 
 
 def _hash(data: Any) -> str:

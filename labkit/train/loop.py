@@ -22,7 +22,8 @@ class TrainConfig:
     """How to train."""
 
     epochs: int = 1  # passes over the training data
-    batch_size: int = 32  # examples per step; with in-batch negatives also how many negatives
+    batch_size: int = 32  # examples per micro-batch; with in-batch negatives also how many negatives
+    accumulate: int = 1  # micro-batches per step over all processes; the gradient is the mean over them
     learning_rate: float = 5e-5  # at its peak, after the warm-up
     weight_decay: float = 0.01  # on matrices only; biases and normalisation scales are left alone
     warmup: float = 0.1  # share of all steps over which the learning rate rises from 0
@@ -36,7 +37,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         optional = [n for n in ("evaluate_every", "patience") if getattr(self, n) is not None]
-        for name in ("epochs", "batch_size", "checkpoint_every", "max_length", *optional):
+        for name in ("epochs", "batch_size", "accumulate", "checkpoint_every", "max_length", *optional):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig.{name} must be at least 1, not {getattr(self, name)}.")
         for name in ("learning_rate", "temperature", "clip_norm"):
@@ -77,8 +78,9 @@ def fit(
 
     Args:
         model: trained in place; its parameters' device decides where.
-        step_loss: computes the loss of step 0, 1, …, a scalar tensor. It must depend on the step and the
-            model alone (and on torch's random numbers), or resuming could not repeat it.
+        step_loss: computes the loss of micro-batch 0, 1, …, a scalar tensor; a step takes
+            ``config.accumulate`` of them. It must depend on that number and the model alone (and on torch's
+            random numbers), or resuming could not repeat it.
         steps: how many steps in all.
         config: how to train; its ``epochs`` and ``batch_size`` are for the caller.
         valid: measures the model; higher is better.
@@ -129,14 +131,16 @@ def fit(
                 rate = config.learning_rate * schedule(step, steps, config.warmup)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                with device.autocast():
-                    loss = step_loss(step)
-                value = float(loss.detach())
+                value = 0.0
+                for micro in range(step * config.accumulate, (step + 1) * config.accumulate):
+                    with device.autocast():
+                        loss = step_loss(micro) / config.accumulate
+                    loss.backward()
+                    value += float(loss.detach())
                 if not math.isfinite(value):
                     raise FloatingPointError(
                         f"The loss of step {step} is {value}; lower the learning rate or look at that batch."
                     )
-                loss.backward()
                 nn.utils.clip_grad_norm_(names, config.clip_norm)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)

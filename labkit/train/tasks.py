@@ -1,0 +1,41 @@
+"""What ``labkit train`` and ``torchrun -m labkit.train`` can train, by name.
+
+To add a task, write a function that builds its :class:`~labkit.train.job.Job` and enter it in ``TASKS``. The
+function must give the same job in every process: data, order and starting weights come from the seed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from labkit.train.job import Job
+from labkit.train.loop import TrainConfig
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job that has a name on the command line."""
+
+    what: str  # one sentence for the help page
+    defaults: TrainConfig  # what the command's options change
+    build: Callable[[TrainConfig, str, str | None], Job]  # from settings, market size, device
+
+
+def _biencoder(config: TrainConfig, size: str, device: str | None) -> Job:
+    from labkit.data.pairs import training_pairs
+    from labkit.models import BiEncoder
+    from labkit.shop import load
+    from labkit.train.finetune import retrieval_job
+
+    pairs, spared = training_pairs(load(size, config.seed), config.seed)
+    return retrieval_job(BiEncoder.from_pretrained("minilm", device), pairs, config, not_negative=spared)
+
+
+TASKS = {
+    "biencoder": Task(
+        "Fine-tune the MiniLM sentence encoder on the shop's (query, product title) pairs.",
+        TrainConfig(batch_size=32, learning_rate=5e-5, max_length=24),
+        _biencoder,
+    ),
+}
