@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from labkit.train.losses.inputs import not_empty, products
+
 
 def info_nce(
     query: torch.Tensor,
@@ -41,7 +43,7 @@ def info_nce(
         The mean loss, a scalar.
 
     Raises:
-        ValueError: shapes do not fit, or the temperature is not positive.
+        ValueError: shapes do not fit, the batch is empty, or the temperature is not positive.
 
     Example:
         >>> vectors = torch.eye(3)
@@ -72,7 +74,7 @@ def info_nce_gradient(
         The derivatives by query (B, D), by doc (B, D) and by negatives (M, D), None without negatives.
 
     Raises:
-        ValueError: shapes do not fit, or the temperature is not positive.
+        ValueError: shapes do not fit, the batch is empty, or the temperature is not positive.
 
     Example:
         >>> vectors = torch.eye(2)
@@ -105,11 +107,9 @@ def _contrast(
         )
     if temperature <= 0:
         raise ValueError(f"The temperature must be positive, not {temperature}.")
+    not_empty(query)
     documents = doc if negatives is None else torch.cat([doc, negatives])
-    # At least float32, under autocast too: in bf16 close scores become equal and the order is lost.
-    exact = torch.promote_types(query.dtype, torch.float32)
-    with torch.autocast(query.device.type, enabled=False):
-        scores = query.to(exact) @ documents.to(exact).T / temperature
+    scores = products(query, documents) / temperature
     if positives is not None:
         size, columns = len(query), positives.shape[1]
         if positives.shape[0] != size or columns not in (size, len(documents)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from labkit.train.losses.shapes import same_shape
+from labkit.train.losses.inputs import same_shape
 
 
 def bce(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
