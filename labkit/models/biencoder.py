@@ -14,7 +14,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from labkit.device import choose_device
+from labkit.models.packed import enable_packing, packed_mean, packed_states
 from labkit.models.pretrained import Batch, in_batches, load_body, mean_pool, require_mean_pooling
+from labkit.text.packing import Packed, pack
 
 
 class BiEncoder(nn.Module):
@@ -43,6 +45,7 @@ class BiEncoder(nn.Module):
         self.body = body
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.packable = enable_packing(body)
 
     @classmethod
     def from_pretrained(cls, name: str = "minilm", device: str | None = None) -> BiEncoder:
@@ -58,7 +61,7 @@ class BiEncoder(nn.Module):
             ValueError: the device does not exist here, or the model does not pool by the mean.
         """
         require_mean_pooling(name)
-        return cls(*load_body(name)).to(choose_device(device).device)
+        return cls(*load_body(name)).to(choose_device(device).device).eval()
 
     @property
     def device(self) -> torch.device:
@@ -87,19 +90,37 @@ class BiEncoder(nn.Module):
         )
         return {key: value.to(self.device) for key, value in batch.items()}
 
-    def embed(self, batch: Batch, normalize: bool = True) -> torch.Tensor:
+    def pack(self, texts: Sequence[str], max_length: int | None = None) -> Packed:
+        """Token ids without padding, on the model's device; for bodies that are ``packable``.
+
+        Args:
+            texts: B texts.
+            max_length: tokens to keep of each; the model's own limit when left out.
+
+        Returns:
+            B sequences, one after another.
+        """
+        tokens = self.tokenizer(list(texts), truncation=True, max_length=max_length or self.max_length)
+        return pack(tokens["input_ids"]).to(self.device)
+
+    def embed(self, batch: Batch | Packed, normalize: bool = True) -> torch.Tensor:
         """Embed a tokenised batch, with gradients.
 
         Args:
-            batch: what :meth:`tokenize` returns, tensors (B, T).
+            batch: what :meth:`pack` or :meth:`tokenize` returns; the same vectors to rounding, but a padded
+                batch computes on every padded place.
             normalize: scale each vector to length 1, so that inner products are cosines.
 
         Returns:
             (B, D) float32.
         """
-        states = self.body(**batch).last_hidden_state  # (B, T, D)
         # Pooled in float32: under bf16 autocast a mean over many tokens would lose what tells products apart.
-        pooled = mean_pool(states.float(), batch["attention_mask"])  # (B, D)
+        if isinstance(batch, Packed):
+            states = packed_states(self.body, batch).float()  # (T, D)
+            pooled = packed_mean(states, batch)  # (B, D)
+        else:
+            states = self.body(**batch).last_hidden_state  # (B, T, D)
+            pooled = mean_pool(states.float(), batch["attention_mask"])  # (B, D)
         return nn.functional.normalize(pooled, dim=-1) if normalize else pooled
 
     forward = embed

@@ -13,7 +13,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from labkit.device import choose_device
+from labkit.models.packed import enable_packing, packed_mean, packed_states
 from labkit.models.pretrained import Batch, in_batches, load_body, mean_pool
+from labkit.text.packing import Packed, pack
 
 _HEAD = "score_head.safetensors"
 
@@ -42,6 +44,7 @@ class CrossEncoder(nn.Module):
         self.body = body
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.packable = enable_packing(body)
         self.head = nn.Linear(int(body.config.hidden_size), 1)
 
     @classmethod
@@ -78,10 +81,18 @@ class CrossEncoder(nn.Module):
         batch = self._tokens(pairs, max_length, padding=True, return_tensors="pt")
         return {key: value.to(self.device) for key, value in batch.items()}
 
-    def logits(self, batch: Batch) -> torch.Tensor:
-        """Relevance logits (B,) float32 of a tokenised batch, with gradients."""
-        states = self.body(**batch).last_hidden_state  # (B, T, D)
-        pooled = mean_pool(states.float(), batch["attention_mask"])  # (B, D)
+    def pack(self, pairs: Sequence[tuple[str, str]], max_length: int | None = None) -> Packed:
+        """Token ids of (query, product) pairs without padding; for bodies that are ``packable``."""
+        tokens = self._tokens(pairs, max_length)
+        return pack(tokens["input_ids"], tokens.get("token_type_ids")).to(self.device)
+
+    def logits(self, batch: Batch | Packed) -> torch.Tensor:
+        """Relevance logits (B,) float32 of a tokenised batch, padded or packed, with gradients."""
+        if isinstance(batch, Packed):
+            pooled = packed_mean(packed_states(self.body, batch).float(), batch)  # (B, D)
+        else:
+            states = self.body(**batch).last_hidden_state  # (B, T, D)
+            pooled = mean_pool(states.float(), batch["attention_mask"])  # (B, D)
         # The head in float32 under autocast too: logits in bf16 have three digits, and candidates would tie.
         with torch.autocast(self.device.type, enabled=False):
             return self.head(pooled).squeeze(-1)

@@ -15,6 +15,7 @@ from transformers.utils import cached_file, logging
 
 from labkit.device import choose_device
 from labkit.text import resolve_encoder
+from labkit.text.packing import Packed, pack
 
 Batch = dict[str, torch.Tensor]
 
@@ -100,20 +101,21 @@ def in_batches(
     model: Any,
     tokens: Mapping[str, Sequence],
     batch_size: int,
-    forward: Callable[[Batch], torch.Tensor],
+    forward: Callable[[Batch | Packed], torch.Tensor],
     exact: bool,
     progress: str | None,
 ) -> np.ndarray:
     """Run an encoder over N tokenised inputs, similar lengths together, and put the rows back in their order.
 
-    Sorting by length is what saves the time: a batch is padded to its longest member, and every padded place
-    costs as much as a word. The model runs in evaluation mode and returns to the mode it was in.
+    A packable model computes on the tokens alone. Any other gets batches padded to their longest member,
+    where every padded place costs as much as a word; sorting by length keeps those few. The model runs in
+    evaluation mode and returns to the mode it was in.
 
     Args:
-        model: has a ``tokenizer``, a ``device`` and modes.
+        model: has a ``tokenizer``, a ``device``, modes, and says whether it is ``packable``.
         tokens: what its tokenizer made of the inputs, without padding.
         batch_size: how many inputs at once.
-        forward: computes the rows of a padded batch.
+        forward: computes the rows of a batch.
         exact: in float32, even inside someone else's autocast; False takes the device's own fast format.
         progress: a label to show a progress bar with; None for none.
 
@@ -130,8 +132,7 @@ def in_batches(
         with torch.inference_mode(), _precision(model.device, exact):
             for batch in _tracked(batches, progress):
                 part = {key: [values[i] for i in batch] for key, values in tokens.items()}
-                padded = model.tokenizer.pad(part, return_tensors="pt")
-                values = forward({key: value.to(model.device) for key, value in padded.items()})
+                values = forward(_together(model, part))
                 if rows is None:
                     rows = np.empty((len(lengths), *values.shape[1:]), dtype=np.float32)
                 rows[batch] = values.float().cpu().numpy()
@@ -139,6 +140,13 @@ def in_batches(
         model.train(was_training)
     assert rows is not None, "callers deal with empty input"
     return rows
+
+
+def _together(model: Any, part: dict[str, list]) -> Batch | Packed:
+    if model.packable:
+        return pack(part["input_ids"], part.get("token_type_ids")).to(model.device)
+    padded = model.tokenizer.pad(part, return_tensors="pt")
+    return {key: value.to(model.device) for key, value in padded.items()}
 
 
 def _precision(device: torch.device, exact: bool) -> AbstractContextManager:
