@@ -1,6 +1,7 @@
-"""Encoders for search: one tower that embeds texts, and one model that reads query and product together."""
+"""Models for search and recommendation: encoders of texts, vectors of users and items."""
 
 from labkit.models.biencoder import BiEncoder
 from labkit.models.crossencoder import CrossEncoder
+from labkit.models.factors import MatrixFactorisation
 
-__all__ = ["BiEncoder", "CrossEncoder"]
+__all__ = ["BiEncoder", "CrossEncoder", "MatrixFactorisation"]

@@ -1,5 +1,7 @@
 """Losses with their gradients written out, and a training loop that can be killed and resumed."""
 
+from labkit.train.als import ALSConfig, fit_als
+from labkit.train.bpr_mf import fit_bpr
 from labkit.train.finetune import fine_tune, fine_tune_cross_encoder
 from labkit.train.job import Job
 from labkit.train.loop import History, TrainConfig, fit
@@ -28,6 +30,7 @@ from labkit.train.losses import (
 from labkit.train.mining import hard_negatives
 
 __all__ = [
+    "ALSConfig",
     "History",
     "Job",
     "TrainConfig",
@@ -40,6 +43,8 @@ __all__ = [
     "fine_tune",
     "fine_tune_cross_encoder",
     "fit",
+    "fit_als",
+    "fit_bpr",
     "hard_negatives",
     "image_text_contrastive",
     "image_text_sigmoid",
