@@ -8,6 +8,7 @@ Example:
     {'nDCG@10': [1.0], 'RR': [1.0]}
 """
 
+from labkit.evaluate.full_ranking import Ranks, full_ranks, sampled_ranks
 from labkit.evaluate.measures import AP, RR, Measure, P, R, nDCG
 from labkit.evaluate.rankings import condense, evaluate, evaluate_ranked
 from labkit.evaluate.significance import bootstrap_interval, paired_permutation_test
@@ -18,10 +19,13 @@ __all__ = [
     "Measure",
     "P",
     "R",
+    "Ranks",
     "bootstrap_interval",
     "condense",
     "evaluate",
     "evaluate_ranked",
+    "full_ranks",
     "nDCG",
     "paired_permutation_test",
+    "sampled_ranks",
 ]
