@@ -2,9 +2,11 @@
 
 from labkit.train.als import ALSConfig, fit_als
 from labkit.train.bpr_mf import fit_bpr
+from labkit.train.config import History, TrainConfig
+from labkit.train.distributed import processes
 from labkit.train.finetune import fine_tune, fine_tune_cross_encoder
 from labkit.train.job import Job
-from labkit.train.loop import History, TrainConfig, fit
+from labkit.train.loop import fit
 from labkit.train.losses import (
     bce,
     bce_gradient,
@@ -28,12 +30,16 @@ from labkit.train.losses import (
     sequence_log_probability,
 )
 from labkit.train.mining import hard_negatives
+from labkit.train.tracking import TensorBoard, Tracker, WeightsAndBiases
 
 __all__ = [
     "ALSConfig",
     "History",
     "Job",
+    "TensorBoard",
+    "Tracker",
     "TrainConfig",
+    "WeightsAndBiases",
     "bce",
     "bce_gradient",
     "bpr",
@@ -58,6 +64,7 @@ __all__ = [
     "margin_mse_gradient",
     "pairwise_logistic",
     "pairwise_logistic_gradient",
+    "processes",
     "sampled_softmax",
     "sequence_log_probability",
 ]

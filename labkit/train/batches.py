@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from labkit.train.loop import TrainConfig
+from labkit.train.config import TrainConfig
 
 
 class Batches:

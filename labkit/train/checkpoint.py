@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 
@@ -18,38 +17,50 @@ from safetensors.torch import save_file
 class Checkpoint:
     """Everything that a run needs to go on as if it had never stopped.
 
+    There are no random number generators in it: :mod:`labkit.train.randomness` computes their state from the
+    micro-batch.
+
     Attributes:
         model: the model's state dict.
         best: the state dict at the best validation so far; empty without validation.
         optimizer: for each parameter's name its optimiser tensors.
-        rng: the states of the run's random number generators, "cpu" and on a GPU "cuda".
-        progress: plain data: the step, the losses so far, the identity of the run.
+        progress: plain data: the losses so far, the identity of the run.
     """
 
     model: dict[str, torch.Tensor]
     best: dict[str, torch.Tensor]
     optimizer: dict[str, dict[str, torch.Tensor]]
-    rng: dict[str, torch.Tensor]
     progress: dict[str, Any]
 
     def write(self, path: Path) -> None:
-        """Write to ``path``. Whenever the run is killed, a reader sees one whole file, old or new."""
+        """Write to ``path``. Whenever the run is killed, a reader sees one whole file, old or new.
+
+        Raises:
+            OSError: it can't be written, for example because the disk is full; the old file is intact.
+        """
         flat = {f"model|{name}": tensor for name, tensor in self.model.items()}
         flat |= {f"best|{name}": tensor for name, tensor in self.best.items()}
-        flat |= {f"rng|{name}": tensor for name, tensor in self.rng.items()}
         for name, state in self.optimizer.items():
             flat |= {f"optimizer|{name}|{key}": tensor for key, tensor in state.items()}
         # Clones, because safetensors refuses tensors that share memory.
         tensors = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in flat.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        # Always the same name, so that what a killed run left is overwritten and not left for ever.
+        draft = path.with_name(f".{path.name}.part")
         try:
-            save_file(tensors, temporary, metadata={"progress": json.dumps(self.progress)})
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, draft, metadata={"progress": json.dumps(self.progress)})
+            # On the disk before the name points to it, and the name, too, before anyone relies on it.
+            _flush(draft)
+            os.replace(draft, path)
+            _flush(path.parent)
+        except (OSError, SafetensorError) as error:
+            draft.unlink(missing_ok=True)
+            size = sum(tensor.nbytes for tensor in tensors.values()) / 1e6
+            kept = f"; the last good one is still there, {path}" if path.exists() else ""
+            raise OSError(
+                f"The checkpoint could not be written ({error}){kept}. It takes {size:,.1f} MB beside the "
+                "old one: make room or name another place, and start again to go on from there."
+            ) from error
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
@@ -58,7 +69,7 @@ class Checkpoint:
         Raises:
             ValueError: the file is not such a checkpoint.
         """
-        groups: dict[str, dict[str, Any]] = {"model": {}, "best": {}, "rng": {}, "optimizer": {}}
+        groups: dict[str, dict[str, Any]] = {"model": {}, "best": {}, "optimizer": {}}
         try:
             with safe_open(path, framework="pt") as file:
                 progress = json.loads((file.metadata() or {})["progress"])
@@ -75,25 +86,10 @@ class Checkpoint:
         return cls(progress=progress, **groups)
 
 
-def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Parameter, str]
-) -> dict[str, dict[str, torch.Tensor]]:
-    """The optimiser's state by parameter name, so that it does not hang on the order of parameters."""
-    return {
-        name: {key: torch.as_tensor(value) for key, value in optimizer.state[parameter].items()}
-        for parameter, name in names.items()
-        if parameter in optimizer.state
-    }
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer,
-    names: Mapping[torch.nn.Parameter, str],
-    tensors: Mapping[str, Mapping[str, torch.Tensor]],
-) -> None:
-    """Put :func:`optimizer_tensors` back, each tensor on the device it lived on."""
-    for parameter, name in names.items():
-        if name in tensors:
-            optimizer.state[parameter] = {
-                key: value.to(parameter.device) for key, value in tensors[name].items()
-            }
+def _flush(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

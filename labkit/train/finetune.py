@@ -12,8 +12,8 @@ import torch
 
 from labkit.models import BiEncoder, CrossEncoder
 from labkit.train.batches import Batches
+from labkit.train.config import History, TrainConfig
 from labkit.train.job import Job
-from labkit.train.loop import History, TrainConfig
 from labkit.train.losses import bce, info_nce
 
 

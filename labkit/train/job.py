@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from labkit.train.loop import History, TrainConfig, fit
+from labkit.train.config import History, TrainConfig
+from labkit.train.loop import fit
+from labkit.train.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,16 @@ class Job:
     steps_per_epoch: int | None = None
     valid: Callable[[], float] | None = None  # higher is better
     identity: str = ""  # a hash of the data
-    counts: tuple[int, str] | None = None  # what a micro-batch holds, for the throughput: (32, "pairs")
+    rates: Mapping[str, float] | None = None  # factors on the learning rate by prefix of parameter names
+    counts: tuple[int, str] | None = None  # what a micro-batch holds, for the speed: (32, "pairs")
     save: Callable[[Path], None] | None = None  # writes the trained model into a folder
 
     def run(
-        self, config: TrainConfig, checkpoint: str | Path | None = None, progress: bool = True
+        self,
+        config: TrainConfig,
+        checkpoint: str | Path | None = None,
+        progress: bool = True,
+        tracker: Tracker | None = None,
     ) -> History:
         """Train the model; the arguments are those of :func:`labkit.train.fit`."""
         return fit(
@@ -43,4 +50,7 @@ class Job:
             identity=self.identity,
             steps_per_epoch=self.steps_per_epoch,
             progress=progress,
+            rates=self.rates,
+            tracker=tracker,
+            counts=self.counts,
         )

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from labkit.train.config import TrainConfig
 from labkit.train.job import Job
-from labkit.train.loop import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import nn
 
 from labkit.models import BiEncoder, CrossEncoder
 from labkit.train import TrainConfig, fine_tune, fine_tune_cross_encoder, fit
-from labkit.train.loop import _optimizer, schedule
+from labkit.train.optimizer import adamw, schedule
 
 THINGS = [
     "sofa",
@@ -208,10 +208,9 @@ def test_cross_encoder_learns():
 
 def test_decay_groups_and_schedule():
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    decayed, spared = _optimizer(names, TrainConfig(weight_decay=0.1)).param_groups
-    assert [names[p] for p in decayed["params"]] == ["0.weight"]
-    assert [names[p] for p in spared["params"]] == ["0.bias", "1.weight", "1.bias"]
+    decayed, spared = adamw(model, 1e-3, 0.1).param_groups
+    assert decayed["names"] == ["0.weight"]
+    assert spared["names"] == ["0.bias", "1.weight", "1.bias"]
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
     rates = [schedule(step, 100, 0.1) for step in range(100)]
     assert rates[0] == 0.1

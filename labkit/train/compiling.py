@@ -1,0 +1,37 @@
+"""torch.compile around a training, where it pays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import nn
+
+_WORTH = 500  # steps; below, compiling (half a minute and more) takes longer than it saves
+
+
+@contextmanager
+def compiled(
+    model: nn.Module, wanted: bool | Literal["auto"], steps: int, device: torch.device
+) -> Iterator[None]:
+    """Compile what happens in ``model(...)``, for as long as the block lasts.
+
+    Only a call of the model itself is compiled, not its other methods; lengths may vary from batch to batch
+    without compiling anew.
+
+    Args:
+        model: compiled in place, and as it was afterwards.
+        wanted: "auto" compiles on a GPU, for runs of 500 steps and more.
+        steps: of the run.
+        device: of the model.
+    """
+    if wanted is True or (wanted == "auto" and device.type == "cuda" and steps >= _WORTH):
+        model.compile(dynamic=True)
+        try:
+            yield
+        finally:
+            model._compiled_call_impl = None
+    else:
+        yield
