@@ -7,13 +7,16 @@ from typing import Any
 import torch
 from transformers import (
     BertConfig,
+    BertForMaskedLM,
     BertModel,
     GPT2Config,
+    GPT2LMHeadModel,
     GPT2Model,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
+from labkit.models.language import LanguageModel
 from labkit.models.pretrained import load_body
 from labkit.models.transformer import Transformer, TransformerConfig
 
@@ -40,6 +43,11 @@ _GPT2_BLOCK = {
     "feedforward.up": "mlp.c_fc",
     "feedforward.down": "mlp.c_proj",
     "feedforward_norm": "ln_2",
+}
+_BERT_HEAD = {
+    "dense": "cls.predictions.transform.dense",
+    "norm": "cls.predictions.transform.LayerNorm",
+    "": "cls.predictions",
 }
 _CURVES: dict[str, Any] = {
     "gelu": "gelu",
@@ -89,29 +97,45 @@ def from_hugging_face(body: PreTrainedModel) -> Transformer:
         8
     """
     body = getattr(body, body.base_model_prefix, body)
-    config = _ours(body.config)
-    state = body.state_dict()
-    first = next(body.parameters())
-    model = Transformer(config).to(first.device, first.dtype)
-    weights = {}
-    for name in model.state_dict():
-        parts = [state[theirs] for theirs in _names(name, body.config.model_type)]
-        weights[name] = torch.cat(
-            [part.T if _turned(name, body.config.model_type) else part for part in parts]
-        )
-    model.load_state_dict(weights)
-    return model.train(body.training)
+    return _filled(Transformer(_ours(body.config)), body)
 
 
-def to_hugging_face(model: Transformer) -> PreTrainedModel:
-    """A Hugging Face body with our weights, for ``save_pretrained`` and everything that reads its format.
+def language_model_from_hugging_face(model: PreTrainedModel) -> LanguageModel:
+    """Our language model with the weights of a Hugging Face one; its predictions are equal.
 
     Args:
-        model: with BERT's shape (post-norm, not causal, segments) or GPT-2's (pre-norm, causal), and learned
-            positions.
+        model: a ``BertForMaskedLM`` or ``GPT2LMHeadModel``.
 
     Returns:
-        A ``BertModel`` without a pooler, or a ``GPT2Model``, with copies of the weights.
+        A language model with its own copy of the weights, in the same mode, format and device.
+
+    Raises:
+        ValueError: another kind of model, or one with an option that ours has not.
+
+    Example:
+        >>> small = GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=2)
+        >>> language_model_from_hugging_face(GPT2LMHeadModel(small)).generate([[1]], most=2)[0][0]
+        1
+    """
+    if not isinstance(model, BertForMaskedLM | GPT2LMHeadModel):
+        raise ValueError(f"A {type(model).__name__} is neither a BertForMaskedLM nor a GPT2LMHeadModel.")
+    if not model.config.tie_word_embeddings:
+        raise ValueError(
+            "This model's output layer is not its token embedding, as labkit's language models' is."
+        )
+    return _filled(LanguageModel(_ours(model.config)), model)
+
+
+def to_hugging_face(model: Transformer | LanguageModel) -> PreTrainedModel:
+    """A Hugging Face model with our weights, for ``save_pretrained`` and everything that reads its format.
+
+    Args:
+        model: a transformer, or a language model around one, with BERT's shape (post-norm, not causal,
+            segments) or GPT-2's (pre-norm, causal), and learned positions.
+
+    Returns:
+        A ``BertModel`` without a pooler, or a ``GPT2Model``, with copies of the weights; of a language model
+        a ``BertForMaskedLM`` or a ``GPT2LMHeadModel``.
 
     Raises:
         ValueError: neither of the two formats can hold this model.
@@ -121,27 +145,51 @@ def to_hugging_face(model: Transformer) -> PreTrainedModel:
         >>> type(to_hugging_face(Transformer(shape))).__name__
         'BertModel'
     """
-    config = _theirs(model.config)
+    whole = isinstance(model, LanguageModel)
+    config = _theirs(model.transformer.config if isinstance(model, LanguageModel) else model.config)
     with torch.random.fork_rng(devices=[]):  # its first weights are thrown away; no random numbers for them
-        body: Any = (
-            GPT2Model(config)
-            if isinstance(config, GPT2Config)
-            else BertModel(config, add_pooling_layer=False)
-        )
+        body: Any
+        if isinstance(config, GPT2Config):
+            body = GPT2LMHeadModel(config) if whole else GPT2Model(config)
+        else:
+            body = BertForMaskedLM(config) if whole else BertModel(config, add_pooling_layer=False)
     first = next(model.parameters())
     body = body.to(device=first.device, dtype=first.dtype)
     weights = {}
     for name, tensor in model.state_dict().items():
-        theirs = _names(name, config.model_type)
+        theirs = _names(name, config.model_type, whole)
         for where, part in zip(theirs, tensor.chunk(len(theirs)), strict=True):
             weights[where] = part.T if _turned(name, config.model_type) else part
-    body.load_state_dict(weights)
+    body.load_state_dict(weights, strict=not whole)  # output layers are tied, and not among the weights
     return body.train(model.training)
 
 
-def _names(name: str, kind: str) -> list[str]:
-    """Where the body keeps one of our tensors; BERT has three for our one of q, k and v."""
+def _filled(model: Any, theirs: PreTrainedModel) -> Any:
+    """Our fresh model with the weights of theirs."""
+    kind, state, first = theirs.config.model_type, theirs.state_dict(), next(theirs.parameters())
+    weights = {}
+    for name in model.state_dict():
+        parts = [state[where] for where in _names(name, kind, isinstance(model, LanguageModel))]
+        weights[name] = torch.cat([part.T if _turned(name, kind) else part for part in parts])
+    model = model.to(first.device, first.dtype)
+    model.load_state_dict(weights)
+    return model.train(theirs.training)
+
+
+def _names(name: str, kind: str, whole: bool) -> list[str]:
+    """Where they keep one of our tensors; BERT has three for our one of q, k and v.
+
+    Args:
+        name: of our tensor.
+        kind: ``"bert"`` or ``"gpt2"``.
+        whole: whether it is a language model's, or a bare transformer's.
+    """
     place, _, what = name.rpartition(".")  # "blocks.0.attention.out", "weight"
+    if whole:
+        if not name.startswith("transformer."):
+            return [f"{_BERT_HEAD[place]}.{what}"]
+        body = "bert" if kind == "bert" else "transformer"
+        return [f"{body}.{each}" for each in _names(name.removeprefix("transformer."), kind, False)]
     if not place.startswith("blocks."):
         return [f"{(_BERT_TOP if kind == 'bert' else _GPT2_TOP)[place]}.{what}"]
     _, layer, part = place.split(".", 2)
@@ -153,7 +201,7 @@ def _names(name: str, kind: str) -> list[str]:
 
 def _turned(name: str, kind: str) -> bool:
     """GPT-2 keeps the matrices of its linear layers transposed."""
-    return kind == "gpt2" and name.startswith("blocks.") and name.endswith("weight") and "norm" not in name
+    return kind == "gpt2" and "blocks." in name and name.endswith("weight") and "norm" not in name
 
 
 def _ours(config: PreTrainedConfig) -> TransformerConfig:

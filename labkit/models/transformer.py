@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -82,11 +82,22 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(config.width, 2 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
-    def forward(self, x: torch.Tensor, memory: torch.Tensor, attend: Attend) -> torch.Tensor:
-        q = self.q(x).unflatten(-1, (self.heads, -1))  # (..., H, Dh)
+    def keys_values(self, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What there is to read in the states (..., D), (..., H, Dh) each."""
         k, v = self.kv(memory).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        return k, v
+
+    def forward(self, x: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attend: Attend) -> torch.Tensor:
+        q = self.q(x).unflatten(-1, (self.heads, -1))  # (..., H, Dh)
         states = attend(q, k, v, dropout=self.dropout if self.training else 0.0)
         return self.out(states.flatten(-2))
+
+
+def curve(config: TransformerConfig) -> nn.Module:
+    """The activation: BERT has the exact GELU, GPT-2 its approximation through tanh."""
+    if config.activation == "relu":
+        return nn.ReLU()
+    return nn.GELU(approximate="tanh" if config.activation == "gelu_tanh" else "none")
 
 
 class FeedForward(nn.Module):
@@ -96,9 +107,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.up = nn.Linear(config.width, config.feedforward)
         self.down = nn.Linear(config.feedforward, config.width)
-        self.curve: nn.Module = nn.ReLU()
-        if config.activation != "relu":  # BERT has the exact curve, GPT-2 an approximation through tanh
-            self.curve = nn.GELU(approximate="tanh" if config.activation == "gelu_tanh" else "none")
+        self.curve = curve(config)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down(self.curve(self.up(x)))
@@ -200,9 +209,7 @@ class Transformer(nn.Module):
             ValueError: a token is not in the vocabulary, a sequence is longer than learned positions reach,
                 or memory is missing, or given to a model without cross-attention.
         """
-        if self.config.cross != (memory is not None):
-            wanted = "needs" if self.config.cross else "has no cross-attention to read"
-            raise ValueError(f"This transformer {wanted} the memory of another one.")
+        self.require_memory(memory is not None)
         if not isinstance(batch, Packed):
             return self._padded(batch, mask, segments, memory)
         # A GPU attends over sequences in any order; a CPU wants those of one length side by side.
@@ -213,8 +220,19 @@ class Transformer(nn.Module):
         attend = partial(
             varlen_attention, offsets=batch.offsets, longest=batch.longest, causal=self.config.causal
         )
-        x = self.run(x, attend, batch.positions, None if memory is None else _reader(batch, *memory))
+        x = self.run(
+            x,
+            [attend] * len(self.blocks),
+            batch.positions,
+            None if memory is None else reader(batch, *memory),
+        )
         return x if order is None else x.index_copy(0, order, x)
+
+    def require_memory(self, given: bool) -> None:
+        """Refuse a memory that can't be read, and the lack of one that must be."""
+        if self.config.cross != given:
+            wanted = "needs" if self.config.cross else "has no cross-attention to read"
+            raise ValueError(f"This transformer {wanted} the memory of another one.")
 
     def embed(
         self, ids: torch.Tensor, positions: torch.Tensor, longest: int, segments: torch.Tensor | None
@@ -243,15 +261,15 @@ class Transformer(nn.Module):
     def run(
         self,
         x: torch.Tensor,
-        attend: Attend,
+        attends: Sequence[Attend],
         positions: torch.Tensor,
         read: Read | None = None,
     ) -> torch.Tensor:
-        """All blocks: embedded tokens (..., D) to states (..., D)."""
+        """All blocks: embedded tokens (..., D) to states (..., D); how to attend is given for each block."""
         turn = None
         if self.config.positions == "rotary":
             turn = rotation(positions, self.config.width // self.config.heads, x.dtype)
-        for block in self.blocks:
+        for block, attend in zip(self.blocks, attends, strict=True):
             x = block(x, attend, turn, read)
         return self.norm(x) if self.config.norm == "pre" else x
 
@@ -268,7 +286,7 @@ class Transformer(nn.Module):
         positions = (real.cumsum(1) - 1).clamp(min=0)  # (B, L), right on whichever side the padding is
         x = self.embed(ids, positions, ids.shape[1], segments)  # (B, L, D)
         attend = partial(padded_attention, mask=None if mask is None else real, causal=self.config.causal)
-        return self.run(x, attend, positions)
+        return self.run(x, [attend] * len(self.blocks), positions)
 
     def _initialize(self) -> None:
         for module in self.modules():
@@ -282,11 +300,11 @@ class Transformer(nn.Module):
                 nn.init.normal_(weight, std=0.02 / additions**0.5)
 
 
-def _reader(batch: Packed, states: torch.Tensor, source: Packed) -> Read:
+def reader(batch: Packed, states: torch.Tensor, source: Packed) -> Read:
     """Cross-attention of each sequence of the batch to its own sequence of states (S, D)."""
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
         span, keys = (batch.offsets, batch.longest), (source.offsets, source.longest)
         return varlen_attention(q, k, v, *span, False, dropout, None, None, *keys)
 
-    return lambda cross, x: cross(x, states, attend)
+    return lambda cross, x: cross(x, *cross.keys_values(states), attend)
