@@ -78,13 +78,22 @@ class CrossEncoder(nn.Module):
 
     def tokenize(self, pairs: Sequence[tuple[str, str]], max_length: int | None = None) -> Batch:
         """Token ids and masks of (query, product) pairs, each (B, T) int64, on the model's device."""
-        batch = self._tokens(pairs, max_length, padding=True, return_tensors="pt")
+        batch = self.tokenize_pairs(pairs, max_length, padding=True, return_tensors="pt")
         return {key: value.to(self.device) for key, value in batch.items()}
 
     def pack(self, pairs: Sequence[tuple[str, str]], max_length: int | None = None) -> Packed:
         """Token ids of (query, product) pairs without padding; for bodies that are ``packable``."""
-        tokens = self._tokens(pairs, max_length)
+        tokens = self.tokenize_pairs(pairs, max_length)
         return pack(tokens["input_ids"], tokens.get("token_type_ids")).to(self.device)
+
+    def tokenize_pairs(
+        self, pairs: Sequence[tuple[str, str]], max_length: int | None = None, **options: Any
+    ) -> Any:
+        """What the tokenizer makes of pairs, without padding unless ``options`` ask for it."""
+        queries, products = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        return self.tokenizer(
+            queries, products, truncation=True, max_length=max_length or self.max_length, **options
+        )
 
     def logits(self, batch: Batch | Packed) -> torch.Tensor:
         """Relevance logits (B,) float32 of a tokenised batch, padded or packed, with gradients."""
@@ -121,7 +130,7 @@ class CrossEncoder(nn.Module):
         """
         if not len(pairs):
             return np.empty(0, dtype=np.float32)
-        tokens = self._tokens(pairs, max_length)
+        tokens = self.tokenize_pairs(pairs, max_length)
         label = "Scoring pairs" if progress else None
         return in_batches(self, tokens, batch_size, self.logits, exact, label)
 
@@ -133,10 +142,4 @@ class CrossEncoder(nn.Module):
         self.tokenizer.save_pretrained(folder)
         save_file(
             {name: value.contiguous() for name, value in self.head.state_dict().items()}, folder / _HEAD
-        )
-
-    def _tokens(self, pairs: Sequence[tuple[str, str]], max_length: int | None, **options: Any) -> Any:
-        queries, products = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        return self.tokenizer(
-            queries, products, truncation=True, max_length=max_length or self.max_length, **options
         )

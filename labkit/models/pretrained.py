@@ -131,8 +131,7 @@ def in_batches(
     try:
         with torch.inference_mode(), _precision(model.device, exact):
             for batch in _tracked(batches, progress):
-                part = {key: [values[i] for i in batch] for key, values in tokens.items()}
-                values = forward(_together(model, part))
+                values = forward(batched(model, tokens, batch))
                 if rows is None:
                     rows = np.empty((len(lengths), *values.shape[1:]), dtype=np.float32)
                 rows[batch] = values.float().cpu().numpy()
@@ -142,7 +141,9 @@ def in_batches(
     return rows
 
 
-def _together(model: Any, part: dict[str, list]) -> Batch | Packed:
+def batched(model: Any, tokens: Mapping[str, Sequence], chosen: Sequence[int]) -> Batch | Packed:
+    """Some of many tokenised inputs as one batch on the model's device: packed if it can be, else padded."""
+    part = {key: [values[i] for i in chosen] for key, values in tokens.items()}
     if model.packable:
         return pack(part["input_ids"], part.get("token_type_ids")).to(model.device)
     padded = model.tokenizer.pad(part, return_tensors="pt")

@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 
 from labkit.models import BiEncoder, CrossEncoder
+from labkit.models.pretrained import batched
 from labkit.train.batches import Batches
 from labkit.train.config import History, TrainConfig
 from labkit.train.job import Job
@@ -82,21 +85,30 @@ def retrieval_job(
         )
     spared = {(pair[0], pair[1]) for pair in pairs} | {(query, product) for query, product in not_negative}
     batches = Batches(len(pairs), config)
+    asked, offered = _numbered(pair[0] for pair in pairs), _numbered(t for pair in pairs for t in pair[1:])
+    read = {
+        "input_ids": encoder.tokenizer(
+            [*asked, *offered], truncation=True, max_length=config.max_length, return_attention_mask=False
+        )["input_ids"]
+    }
+    right = _table(spared, asked, offered)  # (queries, products)
 
     def step_loss(micro: int) -> torch.Tensor:
         batch = [pairs[i] for i in batches.batch(micro)]
-        asked = [pair[0] for pair in batch]
-        offered = [pair[1] for pair in batch] + [pair[2] for pair in batch if len(pair) == 3]
-        queries = encoder.embed(encoder.tokenize(asked, config.max_length))  # (B, D)
-        products = encoder.embed(encoder.tokenize(offered, config.max_length))  # (B or 2B, D)
-        mask = torch.tensor([[(query, product) in spared for product in offered] for query in asked])
+        rows = [asked[pair[0]] for pair in batch]
+        columns = [offered[pair[place]] for place in range(1, len(batch[0])) for pair in batch]
+        # Queries and products in one pass, so that each weight matrix is read once.
+        together = rows + [len(asked) + column for column in columns]
+        vectors = encoder.embed(batched(encoder, read, together))  # (2B or 3B, D)
+        mask = torch.from_numpy(right[rows][:, columns].toarray())  # (B, B or 2B)
         mask[:, len(batch) :].fill_diagonal_(False)  # each query keeps the hard negative chosen for it
+        queries, products, negatives = vectors.tensor_split([len(batch), 2 * len(batch)])
         return info_nce(
             queries,
-            products[: len(batch)],
+            products,
             config.temperature,
-            positives=mask.to(queries.device),
-            negatives=products[len(batch) :],
+            positives=mask.to(vectors.device),
+            negatives=negatives,
         )
 
     return Job(
@@ -140,10 +152,12 @@ def fine_tune_cross_encoder(
     config = config or TrainConfig()
     batches = Batches(len(examples), config)
 
+    read = model.tokenize_pairs([(query, text) for query, text, _ in examples], config.max_length)
+    targets = torch.tensor([float(target) for *_, target in examples], device=model.device)
+
     def step_loss(micro: int) -> torch.Tensor:
-        batch = [examples[i] for i in batches.batch(micro)]
-        logits = model.logits(model.tokenize([(query, text) for query, text, _ in batch], config.max_length))
-        return bce(logits, torch.tensor([float(target) for *_, target in batch], device=logits.device))
+        chosen = batches.batch(micro)
+        return bce(model.logits(batched(model, read, chosen)), targets[chosen])
 
     job = Job(
         model,
@@ -155,6 +169,18 @@ def fine_tune_cross_encoder(
         counts=(config.batch_size, "pairs"),
     )
     return job.run(config, checkpoint, progress)
+
+
+def _numbered(texts: Iterable[str]) -> dict[str, int]:
+    """A number for each different text, in order of appearance."""
+    return {text: number for number, text in enumerate(dict.fromkeys(texts))}
+
+
+def _table(pairs: set[tuple[str, str]], asked: dict[str, int], offered: dict[str, int]) -> csr_matrix:
+    """True where a query and a product are one of the pairs: a bool matrix (queries, products)."""
+    known = [(asked[query], offered[text]) for query, text in pairs if query in asked and text in offered]
+    rows, columns = zip(*known, strict=True)
+    return csr_matrix((np.ones(len(known), bool), (rows, columns)), (len(asked), len(offered)))
 
 
 def _hash(data: Any) -> str:
