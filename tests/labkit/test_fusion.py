@@ -60,7 +60,7 @@ def test_what_stands_in_the_place_of_a_missing_view_is_never_looked_at(kind, gar
 @KINDS
 @pytest.mark.parametrize("changed", WIDTHS)
 def test_the_unit_of_a_view_does_not_matter(kind, changed):
-    """Each number times its own factor, plus an offset: the same result, once the model has seen such rows."""
+    """Each number times its own factor, plus an offset: the same result, once such rows have been seen."""
     factors = torch.tensor([1e4, 3.0, 1e2, 10.0, 50.0], dtype=torch.float64)[: WIDTHS[changed]]
 
     def other_unit(given):
