@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from labkit.kernels.bag import sum_by_id
 from labkit.kernels.dispatch import choose
 
 
@@ -182,11 +183,13 @@ def _loss_and_gradients(
                 by_hidden.sub_(spread * pull * all_classes)
         if by_weight is not None:
             pulled = h * pull  # (N, D)
-            by_weight.index_add_(0, target, pulled, alpha=-hit)
+            classes, pulls = sum_by_id(pulled, None, target)
+            by_weight[classes] -= hit * pulls
             if spread:
                 by_weight.sub_(spread * pulled.sum(dim=0))
         if by_offset is not None:
-            by_offset.index_add_(0, target, row_weight, alpha=-hit)
+            classes, pulls = sum_by_id(row_weight[:, None], None, target)
+            by_offset[classes] -= hit * pulls[:, 0]
             by_offset = scale * by_offset.sub_(spread * row_weight.sum())
     return (
         loss,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,22 @@ IMPLEMENTATIONS = {
         "chunked": "logsumexp:chunked",
         "triton": "logsumexp_triton:fused",
     },
+    "top_k": {
+        "reference": "topk:reference",
+        "chunked": "topk:chunked",
+        "faiss": "topk:with_faiss",
+        "triton": "topk_triton:grouped",
+    },
+    "attention_pool": {
+        "reference": "pool:reference",
+        "chunked": "pool:packed",
+        "triton": "pool_triton:packed",
+    },
+    "embedding_bag": {
+        "reference": "bag:reference",
+        "chunked": "bag:chunked",
+        "triton": "bag_triton:gathered",
+    },
 }
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -28,12 +43,12 @@ class Choice:
 
     kernel: str
     device: str
-    implementation: str  # "reference", "chunked" or "triton"
+    implementation: str  # "reference", "chunked", "faiss" or "triton"
     why: str
 
     @property
-    def run(self) -> Callable[..., Any]:
-        """The function itself."""
+    def run(self) -> Any:
+        """The function itself, or the pair of a forward and a backward function."""
         module, function = IMPLEMENTATIONS[self.kernel][self.implementation].split(":")
         return getattr(importlib.import_module(f"labkit.kernels.{module}"), function)
 
@@ -65,13 +80,21 @@ def choose(kernel: str, device: torch.device, dtype: torch.dtype = torch.float32
         raise ValueError(f"LABKIT_KERNELS is {forced!r}; it can be one of {', '.join(known)}, or unset.")
     if forced:
         return Choice(kernel, device.type, forced, f"LABKIT_KERNELS={forced}")
+    if device.type == "cpu" and "faiss" in known and dtype == torch.float32 and _installed("faiss"):
+        return Choice(
+            kernel, "cpu", "faiss", "faiss is installed and faster from 20 queries on; fewer are chunked"
+        )
     if device.type != "cuda":
         return Choice(kernel, device.type, "chunked", f"Triton compiles for CUDA, not for {device.type}")
-    if importlib.util.find_spec("triton") is None:
+    if not _installed("triton"):
         return Choice(kernel, device.type, "chunked", "triton is not installed")
     if dtype not in TRITON_DTYPES:
         return Choice(kernel, device.type, "chunked", f"the Triton kernel does not compute in {dtype}")
     return Choice(kernel, device.type, "triton", "the device is CUDA and triton is installed")
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def chosen(device: str | torch.device | None = None) -> list[Choice]:

@@ -78,8 +78,9 @@ def chunked(
 
     A tile's logits are made, shifted, exponentiated, summed and multiplied with the tile's weights before
     they leave the cache. The exponentials e_nv = exp(z_nv - m_n) stay unnormalised: 1 / sum_v e_nv is a
-    factor of the row, applied to the (N, D) results, and to h before the gradient by weight. That one needs the sum
-    over the whole row first, and is made in a second walk over the tiles. Each logit is computed once.
+    factor of the row, applied to the (N, D) results, and to h before the gradient by weight. That one needs
+    the sum over the whole row first, and is made in a second walk over the tiles. Each logit is computed
+    once.
 
     The shift m_n need not be the row's maximum; it must only keep the sum finite. The maximum over the first
     tile, which is never above the row's, so that nothing vanishes, does unless another logit is e^88 times as
