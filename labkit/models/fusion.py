@@ -65,6 +65,7 @@ class _Views(nn.Module):
 
     def _normed(self, name: str, rows: torch.Tensor) -> torch.Tensor:
         norm = self.norms[name]
+        assert isinstance(norm, nn.BatchNorm1d), "ModuleDict does not say what it holds"
         if len(rows) > 1 or not self.training:
             return norm(rows)
         # One row has no deviation of its own: it is seen as in eval mode.

@@ -5,42 +5,37 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from labkit.kernels import attention_pool
 from labkit.text.packing import Packed
 
 
 class AttentionPooling(nn.Module):
     """The mean of a sequence's states, weighted by how much each of them matters.
 
-    With a learned vector w_h for each of H heads, over the tokens t of one sequence:
+    With a learned vector q, over the tokens t of one sequence:
 
-        a_ht   = softmax over t of (w_h . x_t / sqrt(D))
-        pooled = concatenation over h of sum over t of a_ht x_th,      x_th the h-th part of x_t
+        a_t    = softmax over t of (q . x_t / sqrt(D))
+        pooled = sum over t of a_t x_t
 
-    Relations: with w = 0, as at the start, it is the mean, so that nothing is lost by it; attention with one
-    query per head. Source: Yang et al., "Hierarchical attention networks for document classification", NAACL
-    2016.
+    At the start q = 0, and this is the mean: nothing is lost by it. Relations: on packed states it is
+    :func:`labkit.kernels.attention_pool`. Source: Yang et al., "Hierarchical attention networks for document
+    classification", NAACL 2016.
 
     Args:
         width: D, numbers per state.
-        heads: how many weightings, each of D / heads of the numbers.
 
     Example:
         >>> from labkit.text.packing import pack
-        >>> pool = AttentionPooling(width=4, heads=2)
+        >>> pool = AttentionPooling(width=4)
         >>> pool(torch.ones(5, 4), pack([[7, 8, 9], [7, 8]])).shape
         torch.Size([2, 4])
         >>> pool(torch.ones(2, 3, 4), torch.tensor([[1, 1, 1], [1, 1, 0]])).shape
         torch.Size([2, 4])
     """
 
-    def __init__(self, width: int, heads: int = 1) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        if heads < 1 or width % heads:
-            raise ValueError(f"A width of {width} cannot be shared equally by {heads} heads.")
-        self.heads = heads
-        self.width = width
-        self.query = nn.Linear(width, heads, bias=False)
-        nn.init.zeros_(self.query.weight)
+        self.query = nn.Parameter(torch.zeros(width))
 
     def forward(self, states: torch.Tensor, batch: Packed | torch.Tensor) -> torch.Tensor:
         """One vector for each sequence.
@@ -55,41 +50,33 @@ class AttentionPooling(nn.Module):
         Raises:
             ValueError: shapes do not fit, or a sequence has no token.
         """
-        if isinstance(batch, Packed):
-            return self._packed(states, batch)
-        if states.ndim != 3 or states.shape[:2] != batch.shape:
-            raise ValueError(
-                f"States (B, L, D) need a mask (B, L), not {tuple(states.shape)} and {tuple(batch.shape)}."
-            )
-        real = batch.bool()
-        if not bool(real.any(dim=1).all()):
-            raise ValueError("A sequence without tokens has nothing to pool; leave it out.")
-        # Zeroed as well as masked: 0 times a NaN in the padding would be NaN.
-        states = states.masked_fill(~real[..., None], 0)
-        scores = self._scores(states).masked_fill(~real[..., None], -torch.inf)  # (B, L, H)
-        return self._weighted(states, scores.softmax(dim=1)).sum(dim=1)
+        query = self.query.to(states.dtype)
+        # Without autocast: in bf16 the weights of many tokens would no longer sum to 1.
+        with torch.autocast(states.device.type, enabled=False):
+            if isinstance(batch, Packed):
+                _check(states, batch.ids, batch.lengths)
+                return attention_pool(states, batch.offsets, query)
+            _check(states, batch, batch.sum(dim=1))
+            return _padded_pool(states, batch.bool(), query)
 
-    def _packed(self, states: torch.Tensor, batch: Packed) -> torch.Tensor:
-        if states.shape[:1] != batch.ids.shape:
-            raise ValueError(f"{len(batch.ids)} tokens need as many states, not {tuple(states.shape)}.")
-        if not bool((batch.lengths > 0).all()):
-            raise ValueError("A sequence without tokens has nothing to pool; leave it out.")
-        scores, rows = self._scores(states), batch.rows[:, None].expand(-1, self.heads)  # (T, H)
-        # A softmax over each sequence: its largest score is taken off first, so that exp cannot overflow.
-        empty = scores.new_full((len(batch), self.heads), -torch.inf)
-        highest = empty.scatter_reduce(0, rows, scores.detach(), "amax")  # (B, H)
-        weights = torch.exp(scores - highest[batch.rows])
-        total = scores.new_zeros(len(batch), self.heads).index_add(0, batch.rows, weights)
-        parts = self._weighted(states, weights / total[batch.rows])  # (T, D)
-        return parts.new_zeros(len(batch), self.width).index_add(0, batch.rows, parts)
 
-    def _scores(self, states: torch.Tensor) -> torch.Tensor:
-        scores = self.query(states) / self.width**0.5
-        # At least float32: under bf16 autocast the weights of many tokens would no longer sum to 1.
-        return scores.to(torch.promote_types(scores.dtype, torch.float32))
+def _check(states: torch.Tensor, places: torch.Tensor, counts: torch.Tensor) -> None:
+    if states.shape[:-1] != places.shape:
+        raise ValueError(
+            f"Places {tuple(places.shape)} and states {tuple(states.shape)} do not fit; there must be one state "
+            "for each."
+        )
+    if not bool(counts.all()):
+        raise ValueError("A sequence without tokens has nothing to pool; leave it out.")
 
-    def _weighted(self, states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        return (states.unflatten(-1, (self.heads, -1)) * weights[..., None]).flatten(-2)
+
+def _padded_pool(states: torch.Tensor, real: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    # Zeroed as well as masked: 0 times a NaN in the padding would be NaN.
+    states = states.masked_fill(~real[..., None], 0)
+    scores = states @ query / states.shape[-1] ** 0.5  # (B, L)
+    exact = torch.promote_types(scores.dtype, torch.float32)
+    weights = scores.to(exact).masked_fill(~real, -torch.inf).softmax(dim=1)
+    return (weights[..., None] * states).sum(dim=1).to(states.dtype)
 
 
 class ClassificationHead(nn.Module):

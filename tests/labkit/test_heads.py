@@ -23,11 +23,12 @@ def _one_thread():
 LENGTHS = [3, 1, 7, 2]
 
 
-def pooling(heads, scale=1.0):
-    pool = AttentionPooling(6, heads).double()
-    generator = torch.Generator().manual_seed(heads)
+def pooling(scale=1.0):
+    pool = AttentionPooling(6).double()
     with torch.no_grad():
-        pool.query.weight.copy_(scale * torch.randn(heads, 6, generator=generator, dtype=torch.float64))
+        pool.query.copy_(
+            scale * torch.randn(6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        )
     return pool
 
 
@@ -36,33 +37,27 @@ def ragged(seed=0):
     return states.requires_grad_(), pack([list(range(1, n + 1)) for n in LENGTHS])
 
 
-@pytest.mark.parametrize("heads", [1, 2, 3])
-def test_attention_pooling_is_the_formula(heads):
-    pool, (states, batch) = pooling(heads), ragged()
+def test_attention_pooling_is_the_formula():
+    pool, (states, batch) = pooling(), ragged()
     expected, start = [], 0
     for length in LENGTHS:
-        rows, vector = states[start : start + length].tolist(), []
+        rows = states[start : start + length].tolist()
         start += length
-        for head, query in enumerate(pool.query.weight.tolist()):
-            scores = [sum(a * b for a, b in zip(query, row, strict=True)) / math.sqrt(6) for row in rows]
-            weights = [math.exp(s) / sum(map(math.exp, scores)) for s in scores]
-            size = 6 // heads
-            for column in range(head * size, (head + 1) * size):
-                vector.append(sum(w * row[column] for w, row in zip(weights, rows, strict=True)))
-        expected.append(vector)
+        scores = [sum(a * b for a, b in zip(pool.query.tolist(), row, strict=True)) / 6**0.5 for row in rows]
+        weights = [math.exp(s) / sum(map(math.exp, scores)) for s in scores]
+        expected.append([sum(w * row[d] for w, row in zip(weights, rows, strict=True)) for d in range(6)])
     torch.testing.assert_close(pool(states, batch), torch.tensor(expected, dtype=torch.float64))
     assert torch.autograd.gradcheck(lambda x: pool(x, batch), (states,))
 
 
-@pytest.mark.parametrize("heads", [1, 3])
-def test_packed_and_padded_pool_alike_and_nan_in_the_padding_does_not_matter(heads):
-    pool, (states, batch) = pooling(heads, scale=5), ragged(1)
+def test_packed_and_padded_pool_alike_and_nan_in_the_padding_does_not_matter():
+    pool, (states, batch) = pooling(scale=5), ragged(1)
     padded, mask = to_padded(states, batch.offsets, batch.longest)
     padded = padded.masked_fill(~mask[..., None], torch.nan)
     packed = pool(states, batch)
     torch.testing.assert_close(pool(padded, mask), packed)
-    by_packed = torch.autograd.grad(packed.square().sum(), (states, pool.query.weight), retain_graph=True)
-    by_padded = torch.autograd.grad(pool(padded, mask).square().sum(), (states, pool.query.weight))
+    by_packed = torch.autograd.grad(packed.square().sum(), (states, pool.query), retain_graph=True)
+    by_padded = torch.autograd.grad(pool(padded, mask).square().sum(), (states, pool.query))
     for ours, theirs in zip(by_padded, by_packed, strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -70,23 +65,31 @@ def test_packed_and_padded_pool_alike_and_nan_in_the_padding_does_not_matter(hea
 def test_pooling_starts_as_the_mean_and_survives_large_scores():
     pool, (states, batch) = AttentionPooling(6).double(), ragged()
     torch.testing.assert_close(pool(states, batch)[2], states[4:11].mean(0))
-    sharp = pooling(1, scale=1e4)
+    sharp = pooling(scale=1e4)
     found = sharp(states, batch)
-    best = (states[4:11] @ sharp.query.weight[0]).argmax()
+    best = (states[4:11] @ sharp.query).argmax()
     torch.testing.assert_close(found[2], states[4 + best])
     assert torch.autograd.grad(found.sum(), states)[0].isfinite().all()
+
+
+def test_pooling_keeps_its_precision_under_autocast():
+    pool, (states, batch) = pooling().float(), ragged()
+    states = states.detach().float()
+    padded, mask = to_padded(states, batch.offsets, batch.longest)
+    expected = pool(states, batch), pool(padded, mask)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(pool(states, batch), expected[0])
+        assert torch.equal(pool(padded, mask), expected[1])
 
 
 def test_pooling_errors():
     pool = AttentionPooling(4)
     with pytest.raises(ValueError, match="without tokens"):
         pool(torch.zeros(2, 3, 4), torch.tensor([[1, 1, 1], [0, 0, 0]]))
-    with pytest.raises(ValueError, match="need a mask"):
+    with pytest.raises(ValueError, match="one state for each"):
         pool(torch.zeros(2, 3, 4), torch.ones(2, 2))
-    with pytest.raises(ValueError, match="as many states"):
+    with pytest.raises(ValueError, match="one state for each"):
         pool(torch.zeros(4, 4), pack([[1, 2], [3]]))
-    with pytest.raises(ValueError, match="shared equally"):
-        AttentionPooling(4, heads=3)
     with pytest.raises(ValueError, match="at least 2 classes"):
         ClassificationHead(4, 1)
     with pytest.raises(ValueError, match="deviation"):
