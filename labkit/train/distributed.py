@@ -8,7 +8,6 @@ normalises by its own micro-batches anyway, but its running means are those of p
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -137,15 +136,16 @@ class Alone:
 
 
 class Copied(Alone):
-    """A copy of the model in each process; the gradients are averaged while they are computed (DDP)."""
+    """A copy of the model in each process; the gradients are summed while they are computed (DDP)."""
 
     def __init__(self, model: nn.Module) -> None:
-        # Which parameters a micro-batch uses may vary (the heads of several tasks), hence the search.
+        # Which parameters a micro-batch uses may vary (the heads of several tasks), hence the search. Where
+        # it does not, torch warns once that the search is wasted.
         self.step = DistributedDataParallel(_Call(model), find_unused_parameters=True)
+        self.step.register_comm_hook(None, _summed)
 
     def loss(self, step_loss: Callable[[int], torch.Tensor], micro: int, last: bool) -> torch.Tensor:
-        with nullcontext() if last else self.step.no_sync(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+        with nullcontext() if last else self.step.no_sync():
             return self.step(step_loss, micro)
 
 
@@ -170,6 +170,9 @@ class Sharded(Alone):
         order = [*reversed([m for m in layers if not isinstance(m, nn.ModuleList)]), self.step]
         self.before = {module: (type(module), _hooks(module)) for module in order}
         self.layers = [fully_shard(module) for module in order]
+        for layer in self.layers:
+            layer.set_gradient_divide_factor(1.0)  # summed, as in _summed
+            layer.set_force_sum_reduction_for_comms(True)  # or gloo would be asked for a product it lacks
         for parameter in self.places:
             parameter.data = parameter.data.new_empty(0)  # the caller's; it gets its values back in close()
 
@@ -206,6 +209,12 @@ class Sharded(Alone):
             parameter.grad = None
             for module, name in places:
                 module.register_parameter(name, parameter)
+
+
+def _summed(state, bucket):  # without annotations: DDP refuses those that are strings
+    """The sum, where DDP would take the mean: each loss is divided by the micro-batches of all processes."""
+    reduced = distributed.all_reduce(bucket.buffer(), async_op=True).get_future()
+    return reduced.then(lambda future: future.value()[0])
 
 
 class _Call(nn.Module):

@@ -123,7 +123,7 @@ def fit(
                 with explained(model, micro), device.autocast():
                     loss = parallel.loss(step_loss, micro, last=place == mine[-1])
                 require_number(loss, micro)
-                scaler.scale(loss / len(mine)).backward()
+                scaler.scale(loss / config.accumulate).backward()
                 losses[place] = loss.detach()
             losses = group.sum(losses).cpu()
 
