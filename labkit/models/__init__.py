@@ -13,6 +13,7 @@ from labkit.models.semantic_ids import (
     unique_ids,
 )
 from labkit.models.trie import Trie
+from labkit.models.two_tower import TwoTower
 
 __all__ = [
     "RQVAE",
@@ -24,6 +25,7 @@ __all__ = [
     "ResidualQuantizer",
     "SemanticIds",
     "Trie",
+    "TwoTower",
     "beam_search",
     "k_means",
     "residual_k_means",

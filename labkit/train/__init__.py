@@ -5,6 +5,7 @@ from labkit.train.bpr_mf import fit_bpr
 from labkit.train.config import History, TrainConfig
 from labkit.train.distributed import processes
 from labkit.train.finetune import fine_tune, fine_tune_cross_encoder
+from labkit.train.generative import fit_generative
 from labkit.train.job import Job
 from labkit.train.loop import fit
 from labkit.train.losses import (
@@ -30,7 +31,9 @@ from labkit.train.losses import (
     sequence_log_probability,
 )
 from labkit.train.mining import hard_negatives
+from labkit.train.rq_vae import fit_rq_vae
 from labkit.train.tracking import TensorBoard, Tracker, WeightsAndBiases
+from labkit.train.two_tower import fit_two_tower
 
 __all__ = [
     "ALSConfig",
@@ -51,6 +54,9 @@ __all__ = [
     "fit",
     "fit_als",
     "fit_bpr",
+    "fit_generative",
+    "fit_rq_vae",
+    "fit_two_tower",
     "hard_negatives",
     "image_text_contrastive",
     "image_text_sigmoid",
