@@ -63,8 +63,8 @@ class AttentionPooling(nn.Module):
 def _check(states: torch.Tensor, places: torch.Tensor, counts: torch.Tensor) -> None:
     if states.shape[:-1] != places.shape:
         raise ValueError(
-            f"Places {tuple(places.shape)} and states {tuple(states.shape)} do not fit; there must be one state "
-            "for each."
+            f"Places {tuple(places.shape)} and states {tuple(states.shape)} do not fit; there must be one "
+            "state for each."
         )
     if not bool(counts.all()):
         raise ValueError("A sequence without tokens has nothing to pool; leave it out.")
