@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ class Checkpoint:
             os.replace(draft, path)
             _flush(path.parent)
         except (OSError, SafetensorError) as error:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
             size = sum(tensor.nbytes for tensor in tensors.values()) / 1e6
             kept = f"; the last good one is still there, {path}" if path.exists() else ""
             raise OSError(

@@ -108,7 +108,7 @@ def fit(
     ):
         advance(history)
         if valid is not None and not history.valid:
-            run.validate(parallel, valid)
+            log(len(history.losses), {"validation": run.validate(parallel, valid)})
         optimizer.zero_grad()  # of the caller, or of a run that failed
 
         while len(history.losses) < steps and not history.stopped_early:

@@ -57,7 +57,7 @@ class TensorBoard:
         self.module = _needed("torch.utils.tensorboard", "tensorboard")
 
     def begin(self, settings: Mapping[str, Any], step: int) -> None:
-        self.writer = self.module.SummaryWriter(str(self.folder), purge_step=step or None)
+        self.writer = self.module.SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
         self.writer.add_text(
             "settings", "\n".join(f"- {key}: {value}" for key, value in settings.items()), step
         )
