@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from labkit.train.config import TrainConfig
+from labkit.train.bar import bar
+from labkit.train.config import History, TrainConfig
 from labkit.train.optimizer import schedule
 
 if TYPE_CHECKING:
@@ -184,33 +185,37 @@ def fit_private(
         noise = noise_for(privacy.epsilon, rate, steps, privacy.delta)
 
     wrapped, optimizer, draws = _private_parts(model, config, privacy, noise, rate * size)
-    losses: list[float] = []
+    history = History()
     was_training = model.training
     model.train()
     try:
-        for step in _tracked(steps, progress):
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * schedule(step, steps, config.warmup)
-            rows = (torch.rand(size, generator=draws) < rate).nonzero().flatten()
-            with torch.random.fork_rng(devices=[]):  # dropout's numbers come from the seed and the step
-                torch.manual_seed(config.seed * 1_000_003 + step)
-                values = loss(wrapped(inputs[rows]), labels[rows])  # (B,)
-            if values.shape != rows.shape:
-                raise ValueError(f"loss must return one value for each example, not {tuple(values.shape)}.")
-            value = float(values.detach().mean())
-            if len(rows) and not math.isfinite(value):
-                raise FloatingPointError(
-                    f"The loss of step {step} is {value}; lower the learning rate or look at that batch."
-                )
-            values.sum().backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            losses.append(value)
+        with bar(steps, "examples", progress) as advance:
+            for step in range(steps):
+                for group in optimizer.param_groups:
+                    group["lr"] = config.learning_rate * schedule(step, steps, config.warmup)
+                rows = (torch.rand(size, generator=draws) < rate).nonzero().flatten()
+                with torch.random.fork_rng(devices=[]):  # dropout's numbers come from the seed and the step
+                    torch.manual_seed(config.seed * 1_000_003 + step)
+                    values = loss(wrapped(inputs[rows]), labels[rows])  # (B,)
+                if values.shape != rows.shape:
+                    raise ValueError(
+                        f"loss must return one value for each example, not {tuple(values.shape)}."
+                    )
+                value = float(values.detach().mean())
+                if len(rows) and not math.isfinite(value):
+                    raise FloatingPointError(
+                        f"The loss of step {step} is {value}; lower the learning rate or look at that batch."
+                    )
+                values.sum().backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                history.losses.append(value)
+                advance(history, len(rows))
     finally:
         wrapped.to_standard_module()
         model.train(was_training)
     return PrivateHistory(
-        losses, noise, rate, epsilon_spent(noise, rate, steps, privacy.delta), privacy.delta
+        history.losses, noise, rate, epsilon_spent(noise, rate, steps, privacy.delta), privacy.delta
     )
 
 
@@ -242,14 +247,3 @@ def _private_parts(
     )
     draws = torch.Generator().manual_seed(config.seed + 1)
     return GradSampleModule(model, loss_reduction="sum"), optimizer, draws
-
-
-def _tracked(steps: int, shown: bool) -> Iterator[int]:
-    if not shown:
-        yield from range(steps)
-        return
-    from rich.console import Console  # a bare machine without rich still trains
-    from rich.progress import track
-
-    # To stderr: stdout is for results.
-    yield from track(range(steps), "Private training", transient=True, console=Console(stderr=True))

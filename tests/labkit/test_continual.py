@@ -37,7 +37,7 @@ def network(inputs, classes, hidden=0, seed=0):
 
 
 def test_a_reservoir_is_a_uniform_sample():
-    """Each of 40 examples should be kept equally often, whenever it came; so should each pair's first half."""
+    """Each of 40 examples should be kept equally often, whenever it came."""
     kept = np.zeros(40)
     runs = 4000
     for seed in range(runs):

@@ -70,7 +70,7 @@ def test_without_noise_and_clipping_it_is_plain_sgd():
 
 
 def test_no_example_moves_the_sum_by_more_than_the_clipping_norm():
-    """One step against brute force; then again with one example taken out: the difference is at most the norm."""
+    """One step against brute force; then with one example taken out: the sum moves by at most the norm."""
     x, y = problem()
     x[3] *= 50  # an outlier, whose gradient would dominate
     norm, rate = 0.3, 1.0
@@ -201,8 +201,8 @@ def test_what_gives_no_guarantee_is_refused():
             config,
             PrivacyConfig(None, noise=1.0),
         )
+    mean = lambda out, y: each(out, y).mean()  # noqa: E731
     with pytest.raises(ValueError, match="one value for each example"):
-        mean = lambda out, y: each(out, y).mean()  # noqa: E731
         fit_private(network(), x, y, mean, config, PrivacyConfig(None, noise=1.0))
     with pytest.raises(ValueError, match="as many inputs as labels"):
         fit_private(network(), x, y[1:], each, config, PrivacyConfig(None, noise=1.0))

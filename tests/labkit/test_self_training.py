@@ -1,4 +1,4 @@
-"""When to believe one's own guesses: where classes are clusters it helps, elsewhere it must not be trusted."""
+"""When to believe one's own guesses: it helps where classes are clusters, and harms elsewhere."""
 
 import pytest
 import torch
@@ -37,8 +37,8 @@ def kernel_classifier(x, y, width=0.35):
 
 
 def cut(size, generator):
-    """Two clusters with a wide gap, and classes that the gap says nothing about: each is cut in half, the left
-    one along one diagonal and the right one along the other."""
+    """Two clusters with a wide gap, and classes that the gap says nothing about: each cluster is cut in half,
+    the left one along one diagonal and the right one along the other."""
     side = torch.where(torch.rand(size, generator=generator) < 0.5, 1.0, -1.0)
     offset = 0.35 * torch.randn(size, 2, generator=generator)
     x = offset + torch.stack([0.5 + side, torch.full((size,), 0.2)], 1)
