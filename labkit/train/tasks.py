@@ -32,10 +32,34 @@ def _biencoder(config: TrainConfig, size: str, device: str | None) -> Job:
     return retrieval_job(BiEncoder.from_pretrained("minilm", device), pairs, config, not_negative=spared)
 
 
+def _sequential(config: TrainConfig, size: str, device: str | None) -> Job:
+    import polars as pl
+
+    from labkit.device import choose_device
+    from labkit.models.sequential import SASRec
+    from labkit.shop import load
+    from labkit.train.sequences import Histories, next_item_ranks, sequence_job
+
+    market = load(size, config.seed)
+    clicks = market.scan("events").filter("clicked").sort("time", "session_id", "position")
+    events = clicks.filter(pl.len().over("shopper_id") >= 3).select("shopper_id", "product_id").collect()
+    histories = Histories.from_events(events["shopper_id"].to_numpy(), events["product_id"].to_numpy())
+    train, target = histories.without_last(1), histories.last()
+    model = SASRec(len(market.titles()), seed=config.seed).to(choose_device(device).device)
+    # People look at the same product again, so what they have seen stays in the ranking.
+    valid = lambda trained: next_item_ranks(trained, train, target, exclude_seen=False).ndcg(10)  # noqa: E731
+    return sequence_job(model, train, config, valid=valid)
+
+
 TASKS = {
     "biencoder": Task(
         "Fine-tune the MiniLM sentence encoder on the shop's (query, product title) pairs.",
         TrainConfig(batch_size=32, learning_rate=5e-5, max_length=24),
         _biencoder,
+    ),
+    "sequential": Task(
+        "Train SASRec on the shop's clicks; it is measured by nDCG@10 of each shopper's last click.",
+        TrainConfig(epochs=10, batch_size=256, learning_rate=1e-3),
+        _sequential,
     ),
 }

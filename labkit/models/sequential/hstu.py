@@ -36,9 +36,10 @@ class Rectangles:
             while widths[-1] < batch.longest:
                 widths.append(widths[-1] + max(1, widths[-1] // 2))
             kind = torch.searchsorted(torch.tensor(widths), lengths)
-            rows = [(kind == k).nonzero().squeeze(1) for k in kind.unique()]
-            groups = [(row, int(lengths[row].max())) for row in rows]
-        shapes, gather, done = [], [], 0
+            members = [(kind == k).nonzero().squeeze(1) for k in kind.unique()]
+            groups = [(rows, int(lengths[rows].max())) for rows in members]
+        shapes: list[tuple[int, int]] = []
+        gather, done = [], 0
         first = torch.empty_like(lengths)  # (B,) place of each sequence's first token
         for rows, width in groups:
             places = torch.arange(width, device=device)
@@ -172,8 +173,9 @@ class HSTU(SequenceModel):
         if batch.longest > self.longest:
             raise ValueError(f"A history of {batch.longest} items is longer than the {self.longest} places.")
         where = Rectangles.of(batch)
-        read = self.time_buckets and times is not None
-        dense = where.split(times) if read else [None] * len(where.shapes)
+        dense: list[torch.Tensor] | list[None] = [None] * len(where.shapes)
+        if self.time_buckets and times is not None:
+            dense = where.split(times)
         x = self.dropout(self.embedding(batch.ids) + self.places(batch.positions))  # (T, D)
         for layer in self.layers:
             x = layer(x, where, dense)
