@@ -8,6 +8,8 @@ from labkit.models.fusion import EarlyFusion, GatedFusion, LateFusion
 from labkit.models.generative import GenerativeConfig, GenerativeRecommender, beam_search
 from labkit.models.heads import AttentionPooling, ClassificationHead, RegressionHead
 from labkit.models.multitask import MultiTaskHead, UncertaintyWeights
+from labkit.models.pruning import MagnitudePruner, part_importance, prune_heads, prune_neurons
+from labkit.models.quantisation import Int4Linear, Int8Embedding, Int8Linear, quantize
 from labkit.models.rq_vae import RQVAE
 from labkit.models.semantic_ids import (
     ResidualQuantizer,
@@ -16,9 +18,11 @@ from labkit.models.semantic_ids import (
     residual_k_means,
     unique_ids,
 )
+from labkit.models.softmax_regression import SoftmaxRegression
 from labkit.models.trie import Trie
 from labkit.models.two_tower import TwoTower
 from labkit.models.vision import CNNConfig, ResidualNetwork, VisionTransformer, ViTConfig
+from labkit.models.zero_shot import calibrated, causal_scores, cloze_scores, encoder_scores
 
 __all__ = [
     "RQVAE",
@@ -32,13 +36,18 @@ __all__ = [
     "GatedFusion",
     "GenerativeConfig",
     "GenerativeRecommender",
+    "Int4Linear",
+    "Int8Embedding",
+    "Int8Linear",
     "LateFusion",
+    "MagnitudePruner",
     "MatrixFactorisation",
     "MultiTaskHead",
     "RegressionHead",
     "ResidualNetwork",
     "ResidualQuantizer",
     "SemanticIds",
+    "SoftmaxRegression",
     "TextTower",
     "Trie",
     "TwoTower",
@@ -46,7 +55,15 @@ __all__ = [
     "ViTConfig",
     "VisionTransformer",
     "beam_search",
+    "calibrated",
+    "causal_scores",
+    "cloze_scores",
+    "encoder_scores",
     "k_means",
+    "part_importance",
+    "prune_heads",
+    "prune_neurons",
+    "quantize",
     "residual_k_means",
     "unique_ids",
 ]

@@ -117,7 +117,7 @@ class MagnitudePruner:
         return pruned
 
 
-def importance(
+def part_importance(
     body: PreTrainedModel, losses: Iterable[Callable[[], torch.Tensor]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """How much the loss would change without each attention head and feed-forward neuron, to first order.

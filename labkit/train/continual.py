@@ -141,7 +141,7 @@ class ElasticWeights:
 
 
 @dataclass(frozen=True)
-class Task:
+class Experience:
     """One task, or one month, of a classifier's life.
 
     Attributes:
@@ -216,7 +216,7 @@ class Transfer:
 
 def learn_in_sequence(
     model: nn.Module,
-    tasks: Sequence[Task],
+    tasks: Sequence[Experience],
     config: TrainConfig,
     remedies: Remedies | None = None,
     progress: bool = False,
@@ -239,8 +239,8 @@ def learn_in_sequence(
 
     Example:
         >>> x = torch.eye(4)
-        >>> months = [Task("January", x[:2], torch.tensor([0, 1]), x[:2], torch.tensor([0, 1])),
-        ...           Task("March", x[2:], torch.tensor([1, 0]), x[2:], torch.tensor([1, 0]))]
+        >>> months = [Experience("January", x[:2], torch.tensor([0, 1]), x[:2], torch.tensor([0, 1])),
+        ...           Experience("March", x[2:], torch.tensor([1, 0]), x[2:], torch.tensor([1, 0]))]
         >>> with torch.random.fork_rng():
         ...     model = nn.Linear(4, 2)
         >>> config = TrainConfig(epochs=30, batch_size=2, learning_rate=0.1)
@@ -276,7 +276,7 @@ def learn_in_sequence(
 
 def _learn(
     model: nn.Module,
-    task: Task,
+    task: Experience,
     config: TrainConfig,
     remedies: Remedies,
     reservoir: Reservoir[Any] | None,
@@ -307,7 +307,7 @@ def _learn(
     fit(model, step_loss, batches.steps, config, steps_per_epoch=batches.steps_per_epoch, progress=progress)
 
 
-def _accuracy(model: nn.Module, task: Task) -> float:
+def _accuracy(model: nn.Module, task: Experience) -> float:
     was_training = model.training
     model.eval()
     with torch.inference_mode():
@@ -319,7 +319,7 @@ def _accuracy(model: nn.Module, task: Task) -> float:
     return sum(right) / len(task.test_labels)
 
 
-def _check(model: nn.Module, task: Task) -> None:
+def _check(model: nn.Module, task: Experience) -> None:
     for inputs, labels in ((task.inputs, task.labels), (task.test_inputs, task.test_labels)):
         if not len(inputs) or len(inputs) != len(labels):
             raise ValueError(

@@ -69,7 +69,7 @@ class DistilConfig:
             raise ValueError("DistilConfig asks the student for nothing; give one of its parts a weight.")
 
 
-def distil(
+def distil_encoder(
     teacher: BiEncoder,
     student: BiEncoder,
     texts: Sequence[str],

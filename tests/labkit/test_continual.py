@@ -11,9 +11,9 @@ from torch import nn
 from labkit.train import TrainConfig
 from labkit.train.continual import (
     ElasticWeights,
+    Experience,
     Remedies,
     Reservoir,
-    Task,
     Transfer,
     fisher_diagonal,
     learn_in_sequence,
@@ -146,9 +146,9 @@ def test_the_figures_by_hand():
     accuracy = np.array([[0.9, 0.3, 0.2], [0.7, 0.8, 0.4], [0.5, 0.85, 0.9]])
     transfer = Transfer(accuracy, before=np.array([0.25, 0.2, 0.3]))
     assert transfer.average_accuracy == pytest.approx((0.5 + 0.85 + 0.9) / 3)
-    # Task 0 fell from .9 to .5; task 1 rose from .8 (its best before the end) to .85.
+    # Experience 0 fell from .9 to .5; task 1 rose from .8 (its best before the end) to .85.
     assert transfer.forgetting == pytest.approx((0.4 - 0.05) / 2)
-    # Task 1: .3 before it was learned, .2 untrained. Task 2: .4 and .3.
+    # Experience 1: .3 before it was learned, .2 untrained. Experience 2: .4 and .3.
     assert transfer.forward_transfer == pytest.approx((0.1 + 0.1) / 2)
     single = Transfer(accuracy[:1, :1], np.array([0.5]))
     assert (single.average_accuracy, single.forgetting, single.forward_transfer) == (0.9, 0.0, 0.0)
@@ -164,7 +164,7 @@ def months(seed=0):
         for size in (160, 400):
             y = torch.randint(4, (size,), generator=generator)
             parts += [centres[y] + 0.8 * torch.randn(size, 24, generator=generator), y]
-        tasks.append(Task(f"month {month}", *parts))
+        tasks.append(Experience(f"month {month}", *parts))
     return tasks
 
 

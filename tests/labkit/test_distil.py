@@ -7,7 +7,7 @@ from torch import nn
 
 from labkit.models import BiEncoder
 from labkit.train import TrainConfig, fine_tune, knowledge_distillation
-from labkit.train.distil import DistilConfig, _hidden, _others, distil, distil_classifier, student_of
+from labkit.train.distil import DistilConfig, _hidden, _others, distil_classifier, distil_encoder, student_of
 
 TEXTS = [
     f"{colour} {thing}"
@@ -63,7 +63,7 @@ def test_a_whole_copy_has_nothing_to_learn(teacher):
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         config = TrainConfig(batch_size=8, learning_rate=1e-9, precision="fp32")
-        history = distil(teacher, student, TEXTS[:8], config, parts, progress=False)
+        history = distil_encoder(teacher, student, TEXTS[:8], config, parts, progress=False)
         assert max(history.losses) < 1e-5, parts
 
 
@@ -102,8 +102,7 @@ def test_a_teacher_helps_a_classifier_on_held_out_data():
     for seed in range(5):
         generator = torch.Generator().manual_seed(seed)
         truth = nn.functional.normalize(torch.randn(10, 20, generator=generator), dim=1)
-        draw = lambda n: torch.randn(n, 20, generator=generator)  # noqa: E731
-        x, test = draw(150), draw(3000)
+        x, test = (torch.randn(size, 20, generator=generator) for size in (150, 3000))
         y, right = (x @ truth.T).argmax(1), (test @ truth.T).argmax(1)
         accuracy = []
         for weight in (0.0, 0.8):
@@ -128,7 +127,7 @@ def test_an_encoder_comes_closer_to_its_teacher(teacher):
     student = student_of(teacher, [0, 5])
     before = likeness(student)
     config = TrainConfig(epochs=12, batch_size=14, learning_rate=2e-4)
-    history = distil(teacher, student, learned, config, progress=False, valid=likeness)
+    history = distil_encoder(teacher, student, learned, config, progress=False, valid=likeness)
     assert history.valid[-1][1] == pytest.approx(max(v for _, v in history.valid))
     assert likeness(student) > before + 0.1
 
@@ -136,9 +135,9 @@ def test_an_encoder_comes_closer_to_its_teacher(teacher):
 def test_wrong_students_are_refused(teacher):
     student = student_of(teacher, [0])
     with pytest.raises(ValueError, match="at least two texts"):
-        distil(teacher, student, ["one"], progress=False)
+        distil_encoder(teacher, student, ["one"], progress=False)
     with pytest.raises(ValueError, match="no student layer 1"):
-        distil(teacher, student, TEXTS, parts=DistilConfig(hidden={1: 0}), progress=False)
+        distil_encoder(teacher, student, TEXTS, parts=DistilConfig(hidden={1: 0}), progress=False)
     with pytest.raises(ValueError, match="asks the student for nothing"):
         DistilConfig(embedding=0, similarity=0)
     with pytest.raises(ValueError, match="temperature above 0"):
@@ -174,7 +173,7 @@ def test_a_distilled_student_beats_one_trained_without_the_teacher():
     config = TrainConfig(epochs=2, batch_size=32, learning_rate=1e-4, max_length=32)
     fine_tune(alone, pairs, config, not_negative=spared, progress=False)
     texts = list(dict.fromkeys([query for query, *_ in pairs] + titles))
-    distil(teacher, taught, texts, config, progress=False)
+    distil_encoder(teacher, taught, texts, config, progress=False)
     found = {
         name: float(quality(encoder).mean())
         for name, encoder in

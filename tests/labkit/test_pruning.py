@@ -10,7 +10,7 @@ from labkit.models import BiEncoder
 from labkit.models.pruning import (
     MagnitudePruner,
     cubic_sparsity,
-    importance,
+    part_importance,
     prune_heads,
     prune_neurons,
     weakest,
@@ -152,7 +152,7 @@ def test_importance_is_the_derivative_by_a_gate(tokenizer, frozen):
         return ((states @ target).sin() * batch["attention_mask"]).sum()
 
     batches = [TEXTS[:2], TEXTS[2:]]
-    heads, neurons = importance(encoder.body, [lambda b=b: loss(encoder, b) for b in batches])
+    heads, neurons = part_importance(encoder.body, [lambda b=b: loss(encoder, b) for b in batches])
     assert heads.shape == (3, 4)
     assert neurons.shape == (3, 40)
     assert all(p.grad is None for p in encoder.parameters())
@@ -200,7 +200,7 @@ def test_what_cannot_be_pruned_is_refused(tokenizer):
     with pytest.raises(ValueError, match="BERT-shaped"):
         prune_heads(GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10)), {0: [0]})
     with pytest.raises(ValueError, match="at least one batch"):
-        importance(body, [])
+        part_importance(body, [])
     with pytest.raises(ValueError, match="no linear layer"):
         MagnitudePruner(nn.Linear(2, 2), skip=[""])
     with pytest.raises(ValueError, match="share of the weights"):
