@@ -116,7 +116,7 @@ def fit(
             model.train()
             rate = config.learning_rate * schedule(step, steps, config.warmup)
             set_learning_rate(optimizer, rate)
-            losses = torch.zeros(config.accumulate, device=device.device)  # (A,)
+            losses = torch.zeros(config.accumulate, dtype=torch.float64, device=device.device)  # (A,)
             for place in mine:
                 micro = step * config.accumulate + place
                 seed_micro_batch(config.seed, micro, device.device)
@@ -134,7 +134,7 @@ def fit(
             scaler.update()
             optimizer.zero_grad()
 
-            history.losses.append(float(losses.double().mean()))
+            history.losses.append(float(losses.mean()))
             step += 1
             speed = advance(history, amount * config.accumulate)
             values = {"loss": history.losses[-1], "learning rate": rate, "gradient norm": norm}
