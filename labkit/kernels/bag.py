@@ -112,7 +112,11 @@ def sum_by_id(
 
 def sum_bags(weight: torch.Tensor, ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
     """The sums (B, D) of the rows of each bag, in at least float32, by the implementation of this device."""
-    return choose("embedding_bag", weight.device, weight.dtype).run(weight.detach(), ids, offsets)
+    if len(offsets) == 1:
+        return weight.new_zeros((0, weight.shape[1]), dtype=torch.promote_types(weight.dtype, torch.float32))
+    return choose("embedding_bag", weight.device, weight.dtype, weight.shape[1]).run(
+        weight.detach(), ids, offsets
+    )
 
 
 def reference(weight: torch.Tensor, ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:

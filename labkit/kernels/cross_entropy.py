@@ -164,9 +164,9 @@ def _loss_and_gradients(
         offset = correction.to(wide) if offset is None else offset + correction.to(wide)
     hit, spread = 1 - smoothing, smoothing / len(weight)
     with torch.autocast(hidden.device.type, enabled=False):
-        lse, by_hidden, by_weight, by_offset = choose("linear_cross_entropy", hidden.device, dtype).run(
-            h, w, offset, scale, row_weight, wanted[1], wanted[2]
-        )
+        lse, by_hidden, by_weight, by_offset = choose(
+            "linear_cross_entropy", hidden.device, dtype, hidden.shape[1]
+        ).run(h, w, offset, scale, row_weight, wanted[1], wanted[2])
         of_target = w[target].to(wide)  # (N, D)
         logit = (h * of_target).sum(dim=1) * scale
         loss = lse - hit * (logit if offset is None else logit + offset[target])

@@ -34,6 +34,8 @@ IMPLEMENTATIONS = {
         "triton": "bag_triton:gathered",
     },
 }
+# Widest vectors: a matrix product keeps whole ones in shared memory, a pooled sum in registers.
+TRITON_WIDTH = {"linear_cross_entropy": 256, "top_k": 256, "attention_pool": 4096, "embedding_bag": 1 << 30}
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -56,13 +58,14 @@ class Choice:
         return f"{self.kernel} on {self.device}: {self.implementation}, because {self.why}"
 
 
-def choose(kernel: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Choice:
+def choose(kernel: str, device: torch.device, dtype: torch.dtype = torch.float32, width: int = 1) -> Choice:
     """Choose the implementation of one kernel.
 
     Args:
         kernel: a name from ``IMPLEMENTATIONS``.
         device: where the tensors are.
         dtype: of the matrix products.
+        width: of the vectors.
 
     Returns:
         The choice. ``LABKIT_KERNELS=reference`` (or ``chunked``, ``triton``) in the environment overrules it.
@@ -74,23 +77,27 @@ def choose(kernel: str, device: torch.device, dtype: torch.dtype = torch.float32
         >>> choose("linear_cross_entropy", torch.device("cpu")).implementation
         'chunked'
     """
-    known = IMPLEMENTATIONS[kernel]
+    known, place = IMPLEMENTATIONS[kernel], device.type
     forced = os.environ.get("LABKIT_KERNELS")
     if forced and forced not in known:
         raise ValueError(f"LABKIT_KERNELS is {forced!r}; it can be one of {', '.join(known)}, or unset.")
-    if forced:
-        return Choice(kernel, device.type, forced, f"LABKIT_KERNELS={forced}")
-    if device.type == "cpu" and "faiss" in known and dtype == torch.float32 and _installed("faiss"):
-        return Choice(
-            kernel, "cpu", "faiss", "faiss is installed and faster from 20 queries on; fewer are chunked"
-        )
-    if device.type != "cuda":
-        return Choice(kernel, device.type, "chunked", f"Triton compiles for CUDA, not for {device.type}")
-    if not _installed("triton"):
-        return Choice(kernel, device.type, "chunked", "triton is not installed")
+    if forced == "triton" and place == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError("LABKIT_KERNELS=triton runs on a CPU only with TRITON_INTERPRET=1.")
+    if forced and forced != "triton":
+        return Choice(kernel, place, forced, f"LABKIT_KERNELS={forced}")
     if dtype not in TRITON_DTYPES:
-        return Choice(kernel, device.type, "chunked", f"the Triton kernel does not compute in {dtype}")
-    return Choice(kernel, device.type, "triton", "the device is CUDA and triton is installed")
+        return Choice(kernel, place, "chunked", f"{dtype} is computed by PyTorch")
+    if not forced and place == "cpu" and "faiss" in known and dtype == torch.float32 and _installed("faiss"):
+        return Choice(kernel, place, "faiss", "faiss is installed and faster from 20 queries on")
+    if not forced and place != "cuda":
+        return Choice(kernel, place, "chunked", f"Triton compiles for CUDA, not for {place}")
+    if not _installed("triton"):
+        return Choice(kernel, place, "chunked", "triton is not installed")
+    if width > TRITON_WIDTH[kernel]:
+        why = f"the Triton kernel takes vectors up to {TRITON_WIDTH[kernel]} wide, not {width}"
+        return Choice(kernel, place, "chunked", why)
+    why = "LABKIT_KERNELS=triton" if forced else "the device is CUDA and triton is installed"
+    return Choice(kernel, place, "triton", why)
 
 
 def _installed(package: str) -> bool:

@@ -73,7 +73,9 @@ class _AttentionPool(torch.autograd.Function):
     def forward(
         ctx: Any, values: torch.Tensor, offsets: torch.Tensor, query: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        ctx.forward_pass, ctx.backward_pass = choose("attention_pool", values.device, values.dtype).run
+        ctx.forward_pass, ctx.backward_pass = choose(
+            "attention_pool", values.device, values.dtype, values.shape[1]
+        ).run
         pooled, lse = ctx.forward_pass(values.detach(), offsets, query.detach(), scale)
         ctx.save_for_backward(values, offsets, query, pooled, lse)
         ctx.scale = scale

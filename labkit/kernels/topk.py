@@ -69,7 +69,7 @@ def top_k(
     if k == 0 or len(queries) == 0:
         return reference(queries, items, k)
     if chunk is None:
-        scores, ids = choose("top_k", queries.device, queries.dtype).run(queries, items, k)
+        scores, ids = choose("top_k", queries.device, queries.dtype, queries.shape[1]).run(queries, items, k)
     else:
         scores, ids = chunked(queries, items, k, chunk)
     # A row without k scores above -inf has to order -inf and NaN, which the fast ways leave out.

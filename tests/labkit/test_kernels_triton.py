@@ -1,0 +1,75 @@
+"""The Triton kernels: interpreted on the CPU, in a child process, and compiled where there is a GPU.
+
+Whether kernels are interpreted is decided when they are imported, so TRITON_INTERPRET is set before.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+CHECKS = [
+    "ragged_cross_entropy",
+    "linear_cross_entropy_extremes_case",
+    "ties_and_ragged_top_k",
+    "top_k_in_slabs",
+    "ragged_attention_pool",
+    "attention_pool_extremes_case",
+    "ragged_embedding_bag",
+    "embedding_bag_extremes_case",
+]
+
+
+@pytest.fixture(scope="module")
+def failures():
+    """Which checks failed in the child, and how; one child for all, for it takes seconds to start."""
+    pytest.importorskip("triton", reason="triton is not installed, so its kernels are NOT tested")
+    places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(Path(__file__).with_name("kernel_interpreted.py"))],
+        env=os.environ
+        | {"TRITON_INTERPRET": "1", "LABKIT_KERNELS": "triton", "PYTHONPATH": os.pathsep.join(places)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_interpreted(failures, check):
+    assert set(failures) == set(CHECKS)
+    assert not failures[check], failures[check]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU: compiled Triton kernels are NOT tested")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_compiled_equals_float64(dtype):
+    """The compiled kernels at the size of a real problem; the gradients again, bit for bit, a second time."""
+    from labkit.kernels import linear_cross_entropy, top_k
+
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1000, 96, generator=generator).to("cuda", dtype).requires_grad_()
+    weight = torch.randn(20_011, 96, generator=generator).to("cuda", dtype).requires_grad_()
+    target = torch.randint(20_011, (1000,), generator=generator).cuda()
+    exact = hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(exact[0] @ exact[1].T, target)
+    right = torch.autograd.grad(expected, exact)
+    runs = []
+    for _ in range(2):
+        loss = linear_cross_entropy(hidden, weight, target)
+        runs.append(torch.autograd.grad(loss, (hidden, weight)))
+        assert abs(loss.item() - expected.item()) < 1e-3 * expected.item()
+    for one, two, truth in zip(*runs, right, strict=True):
+        assert torch.equal(one, two)
+        error = (one.double() - truth).abs().max() / truth.abs().max()
+        assert error < (1e-4 if dtype == torch.float32 else 2e-2)
+    scores, ids = top_k(hidden.detach(), weight.detach(), 10)
+    best = (exact[0] @ exact[1].T).topk(10, dim=1)
+    assert (best.values - scores.double()).abs().max() < 1e-2 * best.values.max()
+    assert (ids == best.indices).double().mean() > 0.99
