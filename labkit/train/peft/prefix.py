@@ -64,6 +64,9 @@ def add_prefix(model: nn.Module, tokens: torch.Tensor, keep: Sequence[str] = ())
     if any(isinstance(module, Prefix) for module in model.modules()):
         raise ValueError("This model has a prefix already.")
     freeze(model, keep)
+    for name, function in (("labkit_prefix_start", _start), ("labkit_prefix", _attend)):
+        AttentionInterface.register(name, function)
+        AttentionMaskInterface.register(name, _mask)
     was_training = body.training
     body.eval()
     body.set_attn_implementation("labkit_prefix_start")
@@ -189,8 +192,3 @@ def _attend_packed(
 def _mask(*arguments: Any, **more: Any) -> torch.Tensor | None:
     """The usual mask, but written out for causal models too, whose triangle would not fit beside a prefix."""
     return sdpa_mask(*arguments, **more | {"allow_is_causal_skip": False})
-
-
-for _name, _function in (("labkit_prefix_start", _start), ("labkit_prefix", _attend)):
-    AttentionInterface.register(_name, _function)
-    AttentionMaskInterface.register(_name, _mask)
