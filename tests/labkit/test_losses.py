@@ -135,3 +135,18 @@ def test_shapes_that_would_broadcast_are_refused():
         info_nce(torch.zeros(4, 2), torch.zeros(4, 2), positives=torch.zeros(4, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match="temperature"):
         info_nce(torch.zeros(4, 2), torch.zeros(4, 2), temperature=0)
+
+
+def test_empty_batches_and_values_that_mean_nothing_are_refused():
+    empty, nan = torch.zeros(0), torch.tensor([float("nan")])
+    for loss in (bce, pairwise_logistic):
+        with pytest.raises(ValueError, match="empty"):
+            loss(empty, empty)
+    with pytest.raises(ValueError, match="empty"):
+        info_nce(torch.zeros(0, 3), torch.zeros(0, 3))
+    with pytest.raises(ValueError, match="must lie in 0 to 1; found 0.0 to 2.0"):
+        bce(torch.zeros(2), torch.tensor([0.0, 2.0]))
+    with pytest.raises(ValueError, match="must lie in 0 to 1"):
+        bce(torch.zeros(1), nan)
+    with pytest.raises(ValueError, match="The teacher's margins hold 1 NaN"):
+        margin_mse(torch.zeros(1), torch.zeros(1), nan)

@@ -26,11 +26,15 @@ def margin_mse(positive: torch.Tensor, negative: torch.Tensor, teacher_margin: t
     Returns:
         The mean squared error, a scalar.
 
+    Raises:
+        ValueError: shapes differ, the batch is empty, or the teacher's margins hold NaN.
+
     Example:
         >>> margin_mse(torch.tensor([3.0]), torch.tensor([1.0]), torch.tensor([1.5]))
         tensor(0.2500)
     """
     same_shape(positive, negative, teacher_margin)
+    no_nan(teacher_margin, "The teacher's margins")
     return ((positive - negative) - teacher_margin).square().mean()
 
 

@@ -26,6 +26,9 @@ def pairwise_logistic(positive: torch.Tensor, negative: torch.Tensor) -> torch.T
     Returns:
         The mean loss, a scalar.
 
+    Raises:
+        ValueError: shapes differ, or the batch is empty.
+
     Example:
         >>> pairwise_logistic(torch.tensor([1.0]), torch.tensor([1.0]))  # log 2
         tensor(0.6931)

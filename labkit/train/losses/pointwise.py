@@ -27,11 +27,19 @@ def bce(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     Returns:
         The mean loss, a scalar.
 
+    Raises:
+        ValueError: shapes differ, the batch is empty, or a target is not in 0 to 1.
+
     Example:
         >>> bce(torch.tensor([0.0, 1000.0]), torch.tensor([1.0, 1.0]))
         tensor(0.3466)
     """
     same_shape(logits, targets)
+    lowest, highest = targets.aminmax()
+    if not (lowest >= 0 and highest <= 1):  # NaN fails, too
+        raise ValueError(
+            f"Targets are chances and must lie in 0 to 1; found {float(lowest)} to {float(highest)}."
+        )
     return (logits.clamp(min=0) - logits * targets + torch.log1p(torch.exp(-logits.abs()))).mean()
 
 
