@@ -144,7 +144,7 @@ def test_empty_batches_and_values_that_mean_nothing_are_refused():
             loss(empty, empty)
     with pytest.raises(ValueError, match="empty"):
         info_nce(torch.zeros(0, 3), torch.zeros(0, 3))
-    with pytest.raises(ValueError, match="must lie in 0 to 1; found 0.0 to 2.0"):
+    with pytest.raises(ValueError, match=r"must lie in 0 to 1; found 0\.0 to 2\.0"):
         bce(torch.zeros(2), torch.tensor([0.0, 2.0]))
     with pytest.raises(ValueError, match="must lie in 0 to 1"):
         bce(torch.zeros(1), nan)
