@@ -44,6 +44,9 @@ class TwoTower(nn.Module):
         torch.Size([2, 3])
     """
 
+    features: torch.Tensor  # (N, F)
+    known: torch.Tensor  # (N,) bool, those whose id was trained
+
     def __init__(
         self,
         items: int,
@@ -62,9 +65,7 @@ class TwoTower(nn.Module):
         self.id_dropout = id_dropout if features.shape[1] else 0.0
         self.user_features = user_features
         self.register_buffer("features", features)
-        self.register_buffer(
-            "known", torch.zeros(items, dtype=torch.bool)
-        )  # those with an id that was trained
+        self.register_buffer("known", torch.zeros(items, dtype=torch.bool))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.item_tower = _Tower(items, features.shape[1], hidden, width)

@@ -51,7 +51,6 @@ def test_scores_are_log_odds_with_the_correction_and_lose_the_popularity_without
         slopes.append(np.polyfit(log_q, score - log_p, 1)[0])
         right.append(np.corrcoef(score, log_p)[0, 1])
         without.append(np.corrcoef(score, log_p - log_q)[0, 1])
-    print(np.mean(slopes), np.mean(right), np.mean(without))
     assert np.mean(slopes) == pytest.approx(0.0 if corrected else -1.0, abs=0.15)
     good, bad = (right, without) if corrected else (without, right)
     assert np.mean(good) > 0.95
@@ -96,7 +95,6 @@ def test_items_unseen_in_training_are_found_by_their_titles(market):
     counts = np.bincount(clicks["product_id"].to_numpy(), minlength=len(features))[cold]
     popular = np.isin(target, np.argsort(-counts)[:10]).mean()
     chance = 10 / len(cold)
-    print(recall, popular, chance)
     assert recall > 7 * chance
     assert recall > popular + 0.05
 
@@ -111,7 +109,7 @@ def test_an_item_of_the_catalogue_without_training_equals_the_same_item_added_la
 
 
 def test_towers_equal_their_formulas():
-    """Means over histories by a plain loop in float64, an unknown item in one of them, and an empty history."""
+    """Means over histories by a plain loop in float64, with an unknown item and an empty history."""
     features = torch.randn(5, 3, generator=torch.Generator().manual_seed(3))
     model = TwoTower(5, features, user_features=2, width=4, hidden=6).double().eval()
     model.known[:4] = True
