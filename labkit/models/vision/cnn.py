@@ -11,7 +11,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class CNNConfig:
-    """The shape of a residual network; the default reads 64 x 64 pixels in 70 million multiplications."""
+    """The shape of a residual network; the default reads 64 x 64 pixels in 64 million multiplications."""
 
     widths: tuple[int, ...] = (32, 64, 128, 256)  # channels of each stage; the last is the vector's length
     blocks: int = 1  # residual blocks in each stage
