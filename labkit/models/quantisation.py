@@ -82,6 +82,11 @@ class Int8Linear(nn.Module):
         self.register_buffer("scales", scales.flatten())
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """(N, K) float32, as it is used."""
+        return (self.integers * self.scales).T
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., K) to (..., N), in the dtype of ``x``."""
         tokens = x.reshape(-1, self.in_features).float()  # (M, K)
@@ -234,7 +239,8 @@ def quantize(
 ) -> Sizes:
     """Replace a model's linear layers and embedding tables by quantised ones, in place.
 
-    The model is for inference afterwards. Biases, normalisation and everything else stay as they are.
+    The model is for inference afterwards. Biases, normalisation and everything else stay as they are. To keep
+    it, save its state dict, and load that into a fresh model quantised the same way.
 
     Args:
         model: changed in place.

@@ -110,7 +110,7 @@ def cloze_scores(
             places = (ids == tokenizer.mask_token_id).nonzero()[:, 1].view(len(rows), length)
             gaps = log_p[torch.arange(len(rows)).unsqueeze(1), places]  # (B, length, V)
             tokens = gaps[:, torch.arange(length), wanted]  # (B, M, length)
-            scores[np.ix_(rows, members)] = tokens.double().mean(-1).numpy()
+            scores[np.ix_(rows, members)] = tokens.double().mean(-1).cpu().numpy()
     return scores
 
 
@@ -161,7 +161,9 @@ def causal_scores(
         with torch.inference_mode():
             # Place t predicts token t + 1.
             log_p = logits(ids, mask)[:, :-1].log_softmax(-1)  # (B, L - 1, V)
-        tokens = log_p.gather(-1, ids[:, 1:].unsqueeze(-1)).squeeze(-1).double()  # (B, L - 1)
+        tokens = (
+            log_p.gather(-1, ids[:, 1:].to(log_p.device).unsqueeze(-1)).squeeze(-1).double()
+        )  # (B, L - 1)
         for i, row in enumerate(rows):
             end = len(prompts[row]) - 1
             total = float(tokens[i, end - sizes[row] : end].sum())

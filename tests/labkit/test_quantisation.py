@@ -85,6 +85,7 @@ def test_the_int8_layer_is_the_dequantised_product_in_float64(bias):
     found = quantised(x)
     assert found.shape == (2, 9, 40)
     torch.testing.assert_close(found.double().view(-1, 40), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(quantised.weight, w.float())
     # Close to the real layer, and a token does not depend on its neighbours.
     relative = (found - linear(x))[1].norm() / linear(x)[1].norm()
     assert relative < 0.015
