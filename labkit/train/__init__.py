@@ -34,9 +34,11 @@ from labkit.train.losses import (
     sequence_log_probability,
 )
 from labkit.train.mining import hard_negatives
+from labkit.train.pretrain import held_out_loss, pretrain_job
 from labkit.train.private import PrivacyConfig, epsilon_spent, fit_private
 from labkit.train.rq_vae import fit_rq_vae
 from labkit.train.self_training import self_train
+from labkit.train.sequences import Histories, next_item_ranks, train_sequences
 from labkit.train.tracking import TensorBoard, Tracker, WeightsAndBiases
 from labkit.train.two_tower import fit_two_tower
 
@@ -44,6 +46,7 @@ __all__ = [
     "ALSConfig",
     "DistilConfig",
     "Experience",
+    "Histories",
     "History",
     "Job",
     "PrivacyConfig",
@@ -73,6 +76,7 @@ __all__ = [
     "fit_rq_vae",
     "fit_two_tower",
     "hard_negatives",
+    "held_out_loss",
     "image_text_contrastive",
     "image_text_sigmoid",
     "in_batch_softmax",
@@ -84,11 +88,14 @@ __all__ = [
     "list_net",
     "margin_mse",
     "margin_mse_gradient",
+    "next_item_ranks",
     "pairwise_logistic",
     "pairwise_logistic_gradient",
+    "pretrain_job",
     "processes",
     "sampled_softmax",
     "self_train",
     "sequence_log_probability",
     "student_of",
+    "train_sequences",
 ]

@@ -7,7 +7,10 @@ function must give the same job in every process: data, order and starting weigh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
 
 from labkit.train.config import TrainConfig
 from labkit.train.job import Job
@@ -51,6 +54,28 @@ def _sequential(config: TrainConfig, size: str, device: str | None) -> Job:
     return sequence_job(model, train, config, valid=valid)
 
 
+def _pretrain(causal: bool, config: TrainConfig, size: str, device: str | None) -> Job:
+    from labkit.device import choose_device
+    from labkit.models.language import LanguageModel
+    from labkit.models.transformer import TransformerConfig
+    from labkit.shop import load
+    from labkit.text.vocabulary import train_vocabulary
+    from labkit.train.pretrain import pretrain_job
+
+    documents = load(size, config.seed).documents()
+    order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(config.seed)).tolist()
+    texts = [documents[i] for i in order]
+    held_out, learned = texts[: len(texts) // 20], texts[len(texts) // 20 :]
+    tokenizer = train_vocabulary(learned, 8192, config.max_length)
+    shape = TransformerConfig(
+        len(tokenizer), width=256, layers=6, heads=8, feedforward=1024, longest=config.max_length, segments=2
+    )
+    if causal:
+        shape = replace(shape, norm="pre", causal=True, segments=0, activation="gelu_tanh", epsilon=1e-5)
+    model = LanguageModel(shape, config.seed).to(choose_device(device).device)
+    return pretrain_job(model, tokenizer, learned, config, held_out)
+
+
 TASKS = {
     "biencoder": Task(
         "Fine-tune the MiniLM sentence encoder on the shop's (query, product title) pairs.",
@@ -61,5 +86,15 @@ TASKS = {
         "Train SASRec on the shop's clicks; it is measured by nDCG@10 of each shopper's last click.",
         TrainConfig(epochs=10, batch_size=256, learning_rate=1e-3),
         _sequential,
+    ),
+    "pretrain": Task(
+        "Pretrain a small BERT on the shop's titles and descriptions: predict hidden tokens.",
+        TrainConfig(epochs=10, batch_size=64, learning_rate=1e-3, max_length=256),
+        partial(_pretrain, False),
+    ),
+    "pretrain_causal": Task(
+        "Pretrain a small GPT on the shop's titles and descriptions: predict each next token.",
+        TrainConfig(epochs=10, batch_size=64, learning_rate=1e-3, max_length=256),
+        partial(_pretrain, True),
     ),
 }

@@ -17,6 +17,7 @@ from labkit.text.sequences import hide_tokens, next_tokens, sequences
 from labkit.text.vocabulary import train_vocabulary
 from labkit.train.config import TrainConfig
 from labkit.train.pretrain import held_out_loss, pretrain_job
+from labkit.train.tasks import TASKS
 
 TEXTS = ["red sofa, seats three", "blue chair", "沙发 sofa", "a  chair ,with spaces\nand lines", ""]
 
@@ -155,7 +156,7 @@ class TestPerplexity:
                 # The context goes back to the last beginning of a part, every longest - 1 tokens.
                 start = 0 if longest is None else (place - 1) // (longest - 1) * (longest - 1)
                 states = model.transformer(pack([ids[start:place]]))[-1]
-                nats -= float(model.logits(states).log_softmax(-1)[ids[place]])
+                nats -= float(model.logits(states).log_softmax(-1)[ids[place]].detach())
                 tokens += 1
         score = score_text(model, tokenizer, TEXTS, batch_size=2, longest=longest)
         size = len("".join(TEXTS).encode("utf-8"))
@@ -259,3 +260,19 @@ class TestPretraining:
             pretrain_job(LanguageModel(TransformerConfig(999)), tokenizer, TEXTS, config)
         with pytest.raises(ValueError, match="no examples"):
             pretrain_job(small(tokenizer, True), tokenizer, [], config)
+
+
+@pytest.mark.parametrize("name", ["pretrain", "pretrain_causal"])
+def test_tasks_learn_the_same_thing_in_every_process(name):
+    """Two builds, as two processes of torchrun make them, give one loss and one identity."""
+    config = TASKS[name].defaults
+    jobs = [TASKS[name].build(config, "tiny", "cpu") for _ in range(2)]
+    losses = []
+    for job in jobs:
+        torch.manual_seed(1)
+        losses.append(float(job.step_loss(0).detach()))
+    assert losses[0] == losses[1]
+    assert jobs[0].identity == jobs[1].identity
+    # Before training every token is about equally likely.
+    vocabulary = jobs[0].model.transformer.config.vocabulary
+    assert losses[0] == pytest.approx(math.log(vocabulary), rel=0.03)
