@@ -28,9 +28,8 @@ from labkit.train import TrainConfig, fit
 from labkit.train.finetune import retrieval_job
 from labkit.train.peft import Comparison, LoRA, Method, add_lora, compare_tuning, standard_methods
 
-PREFIX = "a product of this kind that a shopper is looking for in an online shop"
 SEARCH = TrainConfig(epochs=1, batch_size=32, max_length=32)
-INTENTS = TrainConfig(epochs=3, batch_size=32, max_length=32)
+INTENTS = TrainConfig(epochs=2, batch_size=32, max_length=32)
 PAIRS, STEPS = 5, 4
 
 
@@ -46,12 +45,16 @@ def main() -> None:
     compared: dict[str, Comparison] = {}
     if chosen.task in ("chorus", "both"):
         folds = chorus_folds(SEARCH, device=device)
-        compared["chorus"] = compare_tuning(folds if full else folds[:1], methods((), full, device), SEARCH)
+        compared["chorus"] = compare_tuning(
+            folds if full else folds[:1], methods("a product in a shop", (), full, device), SEARCH
+        )
         show("Chorus Electronics, nDCG@10", compared["chorus"])
     if chosen.task in ("banking77", "both"):
         config = INTENTS if full else replace(INTENTS, epochs=1)
         task = banking_task(config, per_class=10 if full else 5, tests=3080 if full else 770, device=device)
-        compared["banking77"] = compare_tuning(task, methods(("head",), full, device), config)
+        compared["banking77"] = compare_tuning(
+            task, methods("a question to a bank", ("head",), full, device), config
+        )
         show("Banking77, accuracy", compared["banking77"])
     if chosen.figure:
         from labkit.tuning_figures import draw_tuning
@@ -72,9 +75,9 @@ def main() -> None:
     )
 
 
-def methods(keep: tuple[str, ...], full: bool, device: str) -> list[Method]:
+def methods(prefix: str, keep: tuple[str, ...], full: bool, device: str) -> list[Method]:
     encoder = BiEncoder.from_pretrained("minilm", device)
-    found = standard_methods(encoder.tokenize([PREFIX])["input_ids"][0], keep)
+    found = standard_methods(encoder.tokenize([prefix])["input_ids"][0], keep)
     return found if full else [replace(m, learning_rates=m.learning_rates[1:2]) for m in found]
 
 

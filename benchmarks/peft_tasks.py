@@ -23,7 +23,7 @@ from labkit.train.job import Job
 from labkit.train.losses import cross_entropy
 from labkit.train.peft import Task
 
-POOL = 50  # candidates of each of two searches that are ordered for a query
+POOL = 30  # candidates of each of two searches that are ordered for a query
 
 
 def chorus_folds(config: TrainConfig, folds: int = 3, seed: int = 0, device: str | None = None) -> list[Task]:
