@@ -1,8 +1,12 @@
 """The comparison: rates chosen on validation data alone, test data asked once, costs that were measured."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
+from test_imports import CHILD
 from torch import nn
 from transformers import BertConfig, BertModel
 
@@ -176,3 +180,15 @@ def test_rates_and_penalty_reach_the_training():
         for a, b in zip(trained["body"].parameters(), start["body"].parameters(), strict=True)
     )
     assert trained["head"].weight.abs().sum() < 0.5 * start["head"].weight.abs().sum()
+
+
+def test_own_methods_work_on_a_bare_machine():
+    """Without peft, polars and rich."""
+    code = """
+import torch
+from labkit.train.peft import LoRA, add_lora, count
+model = torch.nn.ModuleDict({"query": torch.nn.Linear(4, 4)})
+assert add_lora(model, LoRA(targets=["query"], rank=1)) == ["query"]
+assert count(model).trainable == 8
+"""
+    subprocess.run([sys.executable, "-c", CHILD + code], check=True)

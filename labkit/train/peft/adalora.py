@@ -17,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from labkit.train.peft.freezing import freeze
 from labkit.train.peft.targets import linears
+from labkit.train.randomness import own_random_numbers, seed_micro_batch
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,9 @@ def add_adalora(
         total_step=steps,
         orth_reg_weight=config.orthogonality,
     )
-    with torch.random.fork_rng(devices=[]):  # peft draws from the global random numbers
-        torch.manual_seed(seed)
+    device = next(model.parameters()).device
+    with own_random_numbers(device):  # peft draws from the global ones
+        seed_micro_batch(seed, 0, device)
         tuner = AdaLoraModel(model, settings, "default")
     freeze(model, [*keep, "lora_A", "lora_B", "lora_E"])
     return Allocator(tuner, config)
