@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 
 LOG2_E = math.log2(math.e)
-BLOCK_BYTES = 32 << 20  # exponentials of one block of positions, all classes: about the last-level cache
+BLOCK_BYTES = 16 << 20  # exponentials of one block of positions, all classes: within the last-level cache,
+ROWS = 256  # except that fewer positions would read and write the weight's gradient too often
 TILE = 2048  # classes whose logits are made, exponentiated and multiplied while they lie in the L2 cache
 
 
@@ -83,36 +84,37 @@ def chunked(
     once.
 
     The shift m_n need not be the row's maximum; it must only keep the sum finite. The maximum over the first
-    tile, which is never above the row's, so that nothing vanishes, does unless another logit is e^88 times as
-    likely. The sum is infinite then, and the block is done again with the true maximum.
+    tile, which is never above the row's, so that nothing vanishes, does unless another class is e^66 times as
+    likely. The block is then done again with the true maximum.
     """
+    if hidden.dtype == torch.float16:  # e_nv reaches 2^96
+        hidden, weight = hidden.float(), weight.float()
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    classes = len(weight)
-    rows = max(1, min(len(hidden), BLOCK_BYTES // (4 * classes) // 16 * 16 or 16))
-    run = _Tiles(weight, offset, rows, wide, keep=row_weight is not None and (by_weight or by_offset))
-    lse = torch.empty(len(hidden), dtype=wide, device=hidden.device)
-    by_hidden = None if row_weight is None else torch.empty(hidden.shape, dtype=wide, device=hidden.device)
-    weight_slope = None
-    if row_weight is not None and by_weight:
-        weight_slope = torch.zeros(weight.shape, dtype=wide, device=hidden.device)
-    offset_slope = None
-    if row_weight is not None and by_offset:
-        offset_slope = torch.zeros(classes, dtype=wide, device=hidden.device)
-    for start in range(0, len(hidden), rows):
+    (count, width), classes = hidden.shape, len(weight)
+    rows = min(count, max(BLOCK_BYTES // (4 * classes), min(ROWS, 8 * BLOCK_BYTES // (4 * classes)), 16))
+    wanted = row_weight is not None
+    by_weight, by_offset = by_weight and wanted, by_offset and wanted
+    tiles = _Tiles(weight, offset, rows, wide, keep=by_weight or by_offset)
+    lse = hidden.new_empty(count, dtype=wide)
+    hidden_slope = hidden.new_empty((count, width), dtype=wide) if wanted else None
+    weight_slope = weight.new_zeros((classes, width), dtype=wide) if by_weight else None
+    offset_slope = weight.new_zeros(classes, dtype=wide) if by_offset else None
+    for start in range(0, count, max(1, rows)):
         block = slice(start, start + rows)
         h = hidden[block].to(wide)
         # Base 2: exp2 costs a third of exp in PyTorch on AVX-512.
-        scaled = (h * (scale * LOG2_E)).to(run.dtype)
-        shift, total, mean = run.exponentials(scaled, None, row_weight is not None)
-        if not total.isfinite().all():
-            shift, total, mean = run.exponentials(scaled, run.maximum(scaled), row_weight is not None)
+        scaled = (h * (scale * LOG2_E)).to(weight.dtype)
+        shift, total, mean = tiles.exponentials(scaled, None, wanted)
+        if not (total < torch.finfo(wide).max ** 0.75).all():  # room for the products with w
+            shift, total, mean = tiles.exponentials(scaled, tiles.maximum(scaled), wanted)
         lse[block] = (total.log2() + shift[:, 0]) / LOG2_E
-        if row_weight is None or by_hidden is None:
+        if row_weight is None or hidden_slope is None:
             continue
         factor = row_weight[block].to(wide) / total  # (rows,)
-        torch.mul(mean, (scale * factor)[:, None], out=by_hidden[block])
-        run.add_slopes(h, factor, scale, weight_slope, offset_slope)
-    return Terms(lse, by_hidden, weight_slope, offset_slope)
+        torch.mul(mean, (scale * factor)[:, None], out=hidden_slope[block])
+        if by_weight or by_offset:
+            tiles.add_slopes(h, factor, scale, weight_slope, offset_slope)
+    return Terms(lse, hidden_slope, weight_slope, offset_slope)
 
 
 class _Tiles:
@@ -122,14 +124,13 @@ class _Tiles:
         self, weight: torch.Tensor, offset: torch.Tensor | None, rows: int, wide: torch.dtype, keep: bool
     ) -> None:
         self.weight = weight
-        self.dtype = weight.dtype
-        self.offset = None if offset is None else (offset.to(wide) * LOG2_E)
-        self.wide = wide
+        self.offset = None if offset is None else offset.to(wide) * LOG2_E
         self.starts = range(0, len(weight), TILE)
         # Without a weight gradient no exponential is needed again, and every tile uses the same buffer.
         self.kept = len(self.starts) if keep else 1
-        shape = (self.kept, rows * min(TILE, len(weight)))
-        self.buffer = torch.empty(shape, dtype=wide, device=weight.device)
+        size = rows * min(TILE, len(weight))
+        self.buffer = weight.new_empty((self.kept, size))  # in the dtype of the products
+        self.working = self.buffer.new_empty(size, dtype=wide)  # a tile of bf16 products, widened
 
     def tile(self, number: int, rows: int) -> tuple[slice, torch.Tensor, torch.Tensor]:
         """Which classes tile ``number`` has, their weights (C, D), and its buffer (rows, C)."""
@@ -138,45 +139,40 @@ class _Tiles:
         buffer = self.buffer[number % self.kept][: rows * width].view(rows, width)
         return columns, self.weight[columns], buffer
 
-    def logits(self, number: int, scaled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The logits of a tile in base 2, (rows, C), in its buffer; and its weights."""
+    def logits(self, number: int, scaled: torch.Tensor) -> torch.Tensor:
+        """The logits of a tile in base 2, (rows, C), in at least float32, to be overwritten."""
         columns, weight, out = self.tile(number, len(scaled))
-        if self.dtype != self.wide:
-            out.copy_(scaled @ weight.T)
-        else:
-            torch.mm(scaled, weight.T, out=out)
+        torch.mm(scaled, weight.T, out=out)
+        if out.dtype != self.working.dtype:
+            out = self.working[: out.numel()].view_as(out).copy_(out)
         if self.offset is not None:
             out += self.offset[columns]
-        return out, weight
+        return out
 
     def exponentials(
         self, scaled: torch.Tensor, shift: torch.Tensor | None, multiply: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The shift (rows, 1), the sums of the shifted exponentials (rows,), and sum_v e_nv w_v (rows, D)."""
-        total = torch.zeros(len(scaled), dtype=self.wide, device=scaled.device)
-        mean = torch.zeros(scaled.shape, dtype=self.wide, device=scaled.device)
+        total = self.working.new_zeros(len(scaled))
+        mean = self.working.new_zeros(scaled.shape)
         for number in range(len(self.starts)):
-            tile, weight = self.logits(number, scaled)
+            powers = self.logits(number, scaled)
             if shift is None:
-                # Finite even where this tile has only classes of logit -inf.
-                shift = tile.amax(dim=1, keepdim=True).clamp_(min=torch.finfo(self.wide).min / 4)
-            tile.sub_(shift).exp2_()
-            total += tile.sum(dim=1)
+                shift = _finite(powers.amax(dim=1, keepdim=True))
+            powers.sub_(shift).exp2_()
+            total += powers.sum(dim=1)
             if multiply:
-                if self.dtype == self.wide:
-                    mean.addmm_(tile, weight)
-                else:
-                    mean += tile.to(self.dtype) @ weight
+                _, weight, kept = self.tile(number, len(scaled))
+                _add_product(mean, powers if kept.dtype == powers.dtype else kept.copy_(powers), weight)
         assert shift is not None
         return shift, total, mean
 
     def maximum(self, scaled: torch.Tensor) -> torch.Tensor:
         """The largest logit of each row, (rows, 1)."""
-        best = torch.full((len(scaled), 1), -torch.inf, dtype=self.wide, device=scaled.device)
+        best = self.working.new_full((len(scaled), 1), -torch.inf)
         for number in range(len(self.starts)):
-            tile, _ = self.logits(number, scaled)
-            torch.maximum(best, tile.amax(dim=1, keepdim=True), out=best)
-        return best.clamp_(min=torch.finfo(self.wide).min / 4)
+            torch.maximum(best, self.logits(number, scaled).amax(dim=1, keepdim=True), out=best)
+        return _finite(best)
 
     def add_slopes(
         self,
@@ -186,14 +182,24 @@ class _Tiles:
         by_weight: torch.Tensor | None,
         by_offset: torch.Tensor | None,
     ) -> None:
-        """Add this block's part to the gradients by weight (V, D) and by offset (V,)."""
-        weighted = (hidden * (scale * factor)[:, None]).to(self.dtype)  # (rows, D)
-        for number in range(len(self.starts)) if by_weight is not None or by_offset is not None else ():
-            columns, _, tile = self.tile(number, len(hidden))
+        """Add the last exponentials' part to the gradients by weight (V, D) and by offset (V,)."""
+        weighted = (hidden * (scale * factor)[:, None]).to(self.weight.dtype)  # (rows, D)
+        for number in range(len(self.starts)):
+            columns, _, kept = self.tile(number, len(hidden))
             if by_offset is not None:
-                by_offset[columns] += factor @ tile
+                by_offset[columns] += factor @ kept.to(factor.dtype)
             if by_weight is not None:
-                if self.dtype == self.wide:
-                    by_weight[columns].addmm_(tile.T, weighted)
-                else:
-                    by_weight[columns] += tile.to(self.dtype).T @ weighted
+                _add_product(by_weight[columns], kept.T, weighted)
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """total += left @ right, where total may be wider than the product."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
+
+
+def _finite(shift: torch.Tensor) -> torch.Tensor:
+    """A row whose classes so far are all impossible has a maximum of -inf, and -inf - -inf is NaN."""
+    return shift.clamp_(min=torch.finfo(shift.dtype).min / 4)

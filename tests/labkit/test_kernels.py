@@ -32,6 +32,7 @@ def implementation(request):
         patch.setenv("LABKIT_KERNELS", request.param)
         patch.setattr(logsumexp, "TILE", 24)
         patch.setattr(logsumexp, "BLOCK_BYTES", 16 * 4 * 60)
+        patch.setattr(logsumexp, "ROWS", 16)
         patch.setattr(topk, "TILE_BYTES", 4096)
         patch.setattr(topk, "QUERIES", 7)
         yield request.param
@@ -113,6 +114,7 @@ def test_the_logits_are_not_stored():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABKIT_KERNELS", "chunked")
         patch.setattr(logsumexp, "BLOCK_BYTES", 1 << 20)
+        patch.setattr(logsumexp, "ROWS", 32)
         patch.setattr(logsumexp, "TILE", 1024)
         assert largest(lambda: linear_cross_entropy(hidden, weight, target)) < 1000 * 4000 * 4 / 10
         patch.setenv("LABKIT_KERNELS", "reference")
