@@ -84,7 +84,7 @@ TASKS = {
     ),
     "sequential": Task(
         "Train SASRec on the shop's clicks; it is measured by nDCG@10 of each shopper's last click.",
-        TrainConfig(epochs=10, batch_size=256, learning_rate=1e-3),
+        TrainConfig(epochs=8, batch_size=64, learning_rate=2e-3),
         _sequential,
     ),
     "pretrain": Task(

@@ -106,8 +106,8 @@ class HSTULayer(nn.Module):
             v, q, k = dense.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (n, H, L, Dh)
             bias = self.bias(dense.shape[1], seconds)  # (L, L) or (n, L, L)
             scores = q @ k.transpose(-1, -2) + (bias if bias.ndim == 2 else bias[:, None])  # (n, H, L, L)
-            # No softmax: how MANY actions speak for something counts, not only in which proportion. The
-            # divisor is the same for all sequences, or short ones would look intense.
+            # No softmax: an action can count against (SiLU reaches below 0) and none takes another's share.
+            # The divisor keeps sums over many in the range of sums over few; the norm below does the rest.
             weights = F.silu(scores).tril() / self.longest
             parts.append((weights @ v).transpose(1, 2).flatten(2))  # (n, L, D)
         return x + self.out(self.dropout(self.gathered(where.join(parts)) * u))
