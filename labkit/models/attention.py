@@ -140,7 +140,11 @@ def _by_equal_length(
         raise ValueError(
             f"The offsets end at {int(offsets[-1])}, but there are {len(q)} queries and {len(k)} keys."
         )
-    order = None
+    dtype, order = q.dtype, None
+    if dtype in (torch.bfloat16, torch.float16):
+        # In 16 bits the CPU's library compiles a kernel for each new shape, and packed batches bring new
+        # shapes all the time: in float32 attention takes a third of the time.
+        q, k, v = q.float(), k.float(), v.float()
     if not bool((lengths[1:] >= lengths[:-1]).all()):
         order = tokens_by_length(offsets)  # (T,)
         q, k, v = (values.index_select(0, order) for values in (q, k, v))
@@ -148,12 +152,14 @@ def _by_equal_length(
     sizes = [length * count for length, count in groups]
     states = []
     # split, not slices: its backward is one concatenation, a slice's a zeroed copy of everything.
-    for (length, count), *parts in zip(groups, q.split(sizes), k.split(sizes), v.split(sizes), strict=True):
-        qs, ks, vs = (part.unflatten(0, (count, length)) for part in parts)  # (count, length, H, Dh)
-        allowed = _allowed(length, causal, window, q.device)
-        scores = _added(allowed, None if bias is None else bias[:, :length, :length], q.dtype)
-        states.append(_attend(qs, ks, vs, scores, dropout).flatten(0, 1))
-    together = torch.cat(states)  # (T, H, Dh)
+    parts = zip(q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
+    with torch.autocast(q.device.type, enabled=False):
+        for (length, count), part in zip(groups, parts, strict=True):
+            qs, ks, vs = (x.unflatten(0, (count, length)) for x in part)  # (count, length, H, Dh)
+            allowed = _allowed(length, causal, window, q.device)
+            scores = _added(allowed, None if bias is None else bias[:, :length, :length], q.dtype)
+            states.append(_attend(qs, ks, vs, scores, dropout).flatten(0, 1))
+    together = torch.cat(states).to(dtype)  # (T, H, Dh)
     return together if order is None else torch.empty_like(together).index_copy(0, order, together)
 
 
@@ -166,7 +172,7 @@ def _attend(
     if q.is_cuda or not differentiated or k.shape[2] > 256:
         return scaled_dot_product_attention(q, k, v, attn_mask=added, dropout_p=dropout).transpose(1, 2)
     # The backward pass of PyTorch's fused kernel on CPUs is slow on short sequences: at 16 tokens 1.4 times
-    # as slow as these products in float32, and 8 times in bf16.
+    # as slow as these products in float32, in bf16 8 times.
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, L, M)
     if added is not None:
         scores = scores + added if added.is_floating_point() else scores.masked_fill(~added, -torch.inf)

@@ -151,6 +151,18 @@ class TestAttention:
         states = padded_attention(q, k, v, torch.tensor([[False, False, True, True]]), causal=True)
         assert states.isfinite().all()
 
+    @pytest.mark.parametrize("autocast", [False, True])
+    def test_bf16(self, autocast):
+        """The format of the inputs comes back, and only inputs and outputs are rounded to it."""
+        offsets = offsets_of(torch.tensor(LENGTHS))
+        q, k, v = torch.randn(3, sum(LENGTHS), 2, 8).bfloat16()
+        q.requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            states = varlen_attention(q, k, v, offsets, 12)
+        assert states.dtype == torch.bfloat16
+        expected = varlen_attention(q.double(), k.double(), v.double(), offsets, 12)
+        torch.testing.assert_close(states.double(), expected, rtol=2**-8, atol=1e-6)
+
     def test_gradient(self):
         offsets = offsets_of(torch.tensor([2, 1, 3, 2]))
         q, k, v = (torch.randn(8, 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
