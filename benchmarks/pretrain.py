@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--size", choices=["small", "full"], default="small")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--batch", type=int, default=32, help="texts per step; 512 and up on a GPU")
-    parser.add_argument("--steps", type=int, help="16 for the small size, 150 for the full one")
+    parser.add_argument("--steps", type=int, help="16 for the small size, 64 for the full one, if there are texts")
     chosen = parser.parse_args()
     systems: dict[str, Train] = {
         "ours": _ours,
@@ -122,7 +122,7 @@ def main() -> None:
 def _works(size: str, device: str, batch: int, steps: int | None) -> dict[str, Work]:
     documents = load("small" if size == "small" else "medium", 0).documents()
     order = np.random.default_rng(0).permutation(len(documents)).tolist()
-    steps = steps or (16 if size == "small" else 150)
+    steps = min(steps or (16 if size == "small" else 64), (len(documents) - HELD_OUT) // batch)
     held_out = [documents[i] for i in order[:HELD_OUT]]
     texts = [documents[i] for i in order[HELD_OUT : HELD_OUT + steps * batch]]
     tokenizer = train_vocabulary(documents[:6000], BERT.vocabulary, BERT.longest)

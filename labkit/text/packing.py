@@ -57,9 +57,8 @@ class Packed:
 
     def to(self, device: torch.device | str) -> Packed:
         """The same batch on another device."""
-        segments = None if self.segments is None else self.segments.to(device, non_blocking=True)
-        ids, offsets = self.ids.to(device, non_blocking=True), self.offsets.to(device, non_blocking=True)
-        return Packed(ids, offsets, self.longest, segments)
+        segments = None if self.segments is None else self.segments.to(device)
+        return Packed(self.ids.to(device), self.offsets.to(device), self.longest, segments)
 
     def by_length(self) -> tuple[Packed, torch.Tensor | None]:
         """The same sequences, shortest first, so that equal lengths are neighbours.
