@@ -198,8 +198,8 @@ def calibrated(scores: np.ndarray, content_free: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"Calibration needs content-free scores (K, {scores.shape[1]}), not {content_free.shape}."
         )
-    prior = log_softmax(content_free, axis=1)  # (K, C)
-    prior = logsumexp(prior, axis=0) - np.log(len(prior))  # (C,)
+    # (C,), up to a constant (their number) that the softmax takes out again.
+    prior = logsumexp(log_softmax(content_free, axis=1), axis=0)
     return log_softmax(scores - prior, axis=1)
 
 

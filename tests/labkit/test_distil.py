@@ -151,7 +151,7 @@ def test_wrong_students_are_refused(teacher):
 
 @pytest.mark.slow
 def test_a_distilled_student_beats_one_trained_without_the_teacher():
-    """nDCG@10 on the market's test queries: measured in the comment of labkit.train.distil."""
+    """nDCG@10 on the market's test queries, printed with -s."""
     from labkit.data.pairs import training_pairs
     from labkit.evaluate import evaluate_ranked, nDCG
     from labkit.rank import top_k
