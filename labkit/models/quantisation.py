@@ -5,10 +5,10 @@ bf16 5.6 ms, :class:`Int8Linear` 4.4 ms of which the product alone (``torch._int
 own dynamically quantised layer (``torch.ops.quantized.linear_dynamic``) 3.7 ms: it makes one pass less
 over the tokens, but has one scale for the whole batch, so that a text's vector depends on which other texts
 stand beside it, and PyTorch has announced its removal. :class:`Int4Linear` unpacks its weights first and is
-as fast as float32 there, as is torch's own 4-bit product (14.4 ms). For one token at a time through
-a 4096 x 4096 layer the reading of the weights decides: float32 3.3 ms, ``_int_mm`` 2.5 ms, torch's 4-bit product
-0.9 ms, its dynamically quantised layer 0.3 ms. All of MiniLM on short product titles, against float32: 8
-bits 1.86 times as fast, bf16 1.85 times, 4 bits 1.0 times.
+as fast as float32 there, as is torch's own 4-bit product (14.4 ms). For one token at a time through a
+4096 x 4096 layer the reading of the weights decides: float32 3.3 ms, ``_int_mm`` 2.5 ms, torch's 4-bit
+product 0.9 ms, its dynamically quantised layer 0.3 ms. All of MiniLM on short product titles, against
+float32: 8 bits 1.86 times as fast, bf16 1.85 times, 4 bits 1.0 times.
 """
 
 from __future__ import annotations
