@@ -73,7 +73,9 @@ def main() -> None:
     parser.add_argument("--size", choices=["small", "full"], default="small")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--batch", type=int, default=32, help="texts per step; 512 and up on a GPU")
-    parser.add_argument("--steps", type=int, help="16 for the small size, 64 for the full one, if there are texts")
+    parser.add_argument(
+        "--steps", type=int, help="16 for the small size, 64 for the full one, if there are texts"
+    )
     chosen = parser.parse_args()
     systems: dict[str, Train] = {
         "ours": _ours,
