@@ -53,11 +53,11 @@ def network_accuracy(pixels, labels, test, test_labels, classes, epochs):
     labels = labels.clone()
 
     def loss(step):
-        rows = batch_of(step, len(labels), 64)
+        rows = batch_of(step, len(labels), 32)
         return cross_entropy(model(augment(pixels[rows], seed=step)), labels[rows], smoothing=0.1)
 
     config = TrainConfig(learning_rate=3e-3, weight_decay=0.05)
-    fit(model, loss, epochs * (len(labels) // 64), config, progress=False)
+    fit(model, loss, epochs * (len(labels) // 32), config, progress=False)
     model.eval()
     with torch.no_grad():
         guess = torch.cat([model(part).argmax(1) for part in test.split(256)])
