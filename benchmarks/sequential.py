@@ -61,7 +61,7 @@ class Recipe:
 
 RECIPES = (
     Recipe(),
-    Recipe(loss="bce", epochs=60, evaluate_every=6),
+    Recipe(loss="bce", epochs=100, evaluate_every=10),
     Recipe(loss="sampled", negatives=1024, seeds=1),
     Recipe(model="HSTU", seeds=1),
     Recipe(model="HSTU", times=True, seeds=1),
