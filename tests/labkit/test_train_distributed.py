@@ -54,7 +54,7 @@ def made(folder, name, rank=0):
 
 def assert_same(found, expected, **tolerance):
     weights, history = found
-    model, wanted = expected
+    model, wanted, norms = expected
     torch.testing.assert_close(torch.tensor(history["losses"]), torch.tensor(wanted.losses), **tolerance)
     assert [step for step, _ in history["valid"]] == [step for step, _ in wanted.valid]
     torch.testing.assert_close(
@@ -62,6 +62,8 @@ def assert_same(found, expected, **tolerance):
         torch.tensor([value for _, value in wanted.valid]),
         **tolerance,
     )
+    if history["norms"] is not None:
+        torch.testing.assert_close(torch.tensor(history["norms"]), torch.tensor(norms), **tolerance)
     assert history["best_step"] == wanted.best_step
     for name, value in model.state_dict().items():
         torch.testing.assert_close(weights[name], value, **tolerance)
@@ -85,7 +87,7 @@ def test_two_processes_in_fp16_scale_and_skip_alike(two, name):
 
 
 def test_a_sharded_model_is_an_ordinary_one_afterwards(two):
-    model, _ = scenarios.train()
+    model, *_ = scenarios.train()
     assert_same(made(two, "again"), scenarios.train(model=model), rtol=1e-3, atol=1e-4)
 
 
@@ -103,9 +105,10 @@ def test_kill_9_of_one_process_then_resume_with_two_bit_for_bit_and_with_one(two
     assert resumed[1]["losses"] == unbroken[1]["losses"]
     assert all(torch.equal(value, unbroken[0][name]) for name, value in resumed[0].items())
 
-    model, history = scenarios.train(checkpoint=alone)
+    model, history, norms = scenarios.train(checkpoint=alone)
     assert history.resumed_at == 4
-    assert_same(unbroken, (model, history), rtol=1e-4, atol=1e-5)
+    unbroken[1]["norms"] = unbroken[1]["norms"][4:]
+    assert_same(unbroken, (model, history, norms), rtol=1e-4, atol=1e-5)
 
 
 def test_micro_batches_are_dealt_out_evenly_or_not_at_all():

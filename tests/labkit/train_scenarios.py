@@ -46,6 +46,19 @@ class Tiny(nn.Module):
         return states
 
 
+class Norms:
+    """A tracker that keeps the gradient's norms: AdamW hides a gradient of another length, they do not."""
+
+    def begin(self, settings, step):
+        self.seen = []
+
+    def log(self, step, values):
+        self.seen += [values["gradient norm"]] if "gradient norm" in values else []
+
+    def end(self):
+        pass
+
+
 def tiny():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -82,9 +95,11 @@ def train(config=CONFIG, heads=False, checkpoint=None, killed_at=None, model=Non
                 F.cross_entropy(model.output(model.states(ids)[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
             )
 
-    return model, fit(
-        model, step_loss, STEPS, config, valid, checkpoint, progress=False, rates={"tokens": 0.5, "": 1.0}
+    rates, norms = {"tokens": 0.5, "": 1.0}, Norms()
+    history = fit(
+        model, step_loss, STEPS, config, valid, checkpoint, progress=False, rates=rates, tracker=norms
     )
+    return model, history, getattr(norms, "seen", None)  # only the first process has a tracker
 
 
 SCENARIOS = {
@@ -96,12 +111,12 @@ SCENARIOS = {
 }
 
 
-def record(folder, name, model, history):
+def record(folder, name, model, history, norms):
     place = Path(folder, f"{name}-{os.environ['RANK']}")
     tensors = {key: value.detach().clone() for key, value in model.state_dict().items()}
     assert {type(value) for value in tensors.values()} == {torch.Tensor}, "in pieces"
     save_file(tensors, place.with_suffix(".safetensors"))
-    place.with_suffix(".json").write_text(json.dumps(vars(history)))
+    place.with_suffix(".json").write_text(json.dumps({**vars(history), "norms": norms}))
 
 
 if __name__ == "__main__":
