@@ -79,13 +79,13 @@ def standard_methods(
         return Tuning(penalty=allocator.penalty, around=allocator.allocating, finish=allocator.cut)
 
     return [
-        Method("full", lambda model, steps: Tuning(), (2e-5, 5e-5, 1e-4)),
-        Method("frozen", frozen, (1e-3, 3e-3, 1e-2) if keep else (5e-5, 1.5e-4, 5e-4)),
+        Method("full", lambda model, steps: Tuning(), (3e-5, 1e-4, 3e-4)),
+        Method("frozen", frozen, (3e-3, 1e-2, 3e-2) if keep else (1e-4, 3e-4, 1e-3)),
         Method(
-            "discriminative", lambda model, steps: Tuning(layerwise_rates(model, decay)), (5e-5, 1e-4, 2e-4)
+            "discriminative", lambda model, steps: Tuning(layerwise_rates(model, decay)), (5e-5, 1.5e-4, 5e-4)
         ),
         Method("adapter", adapted, (3e-4, 1e-3, 3e-3)),
-        Method("prefix", prefixed, (1e-3, 3e-3, 1e-2)),
+        Method("prefix", prefixed, (3e-3, 1e-2, 3e-2)),
         Method("LoRA", low_rank, (3e-4, 1e-3, 3e-3)),
-        Method("AdaLoRA", adaptive, (1e-3, 3e-3, 1e-2)),
+        Method("AdaLoRA", adaptive, (3e-3, 1e-2, 3e-2)),
     ]
