@@ -19,7 +19,9 @@ from labkit.kernels.logsumexp import LOG2_E, Terms
 from labkit.kernels.triton_setup import configurations, precision, splits, widened
 
 
-@triton.autotune(configurations(((128, 128), (128, 64), (64, 128), (64, 64))), key=["BD", "KIND", "MEAN"])
+@triton.autotune(
+    configurations(((128, 128), (128, 64), (64, 128), (64, 64), (64, 32))), key=["BD", "KIND", "MEAN"]
+)
 @triton.jit
 def _over_classes(
     hidden, weight, offset, best_out, total_out, mean_out, count, classes, span, scale,
@@ -66,7 +68,9 @@ def _over_classes(
         )  # fmt: skip
 
 
-@triton.autotune(configurations(((64, 128), (128, 128), (64, 64), (128, 64))), key=["BD", "KIND", "OFFSET"])
+@triton.autotune(
+    configurations(((64, 128), (128, 128), (64, 64), (128, 64), (32, 64))), key=["BD", "KIND", "OFFSET"]
+)
 @triton.jit
 def _over_positions(
     hidden, weight, offset, lse, row_weight, weight_out, offset_out, count, classes, span, scale,

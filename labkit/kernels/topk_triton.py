@@ -2,9 +2,9 @@
 
 The k best items lie in the k groups of consecutive items with the best maxima, lower group first among
 equal ones: were the group of one of them not among those, each of k groups would hold an item that is
-better, or as good with a lower id. So one pass over all products keeps a single number for GROUP of them,
-and the k * GROUP products of each query's best groups are computed again. What is stored is bounded by
-KEYS, not by Q x N.
+better, or as good with a lower id. So one pass over all products keeps a single number for each group,
+and the products of each query's best groups are computed again. What is stored is bounded by KEYS, not by
+Q x N.
 """
 
 from __future__ import annotations
@@ -16,22 +16,24 @@ import triton.language as tl
 from labkit.kernels.topk import pack, unpack
 from labkit.kernels.triton_setup import INTERPRETED, precision, splits, widened
 
-GROUP = 16 if INTERPRETED else 256  # items of a group, and of a matrix product's block
 KEYS = 1 << 24  # int64 keys held at once, 128 MiB
 
 
 @triton.autotune(
-    [triton.Config({}, num_warps=warps, num_stages=stages) for warps in (4, 8) for stages in (2, 3)][
-        : 1 if INTERPRETED else 4
-    ],
+    [
+        triton.Config({}, num_warps=w, num_stages=stages)
+        for w, stages in ((8, 2), (8, 3), (4, 2), (4, 3), (8, 1))
+    ]
+    if not INTERPRETED
+    else [triton.Config({})],
     key=["BQ", "BD"],
 )
 @triton.jit
 def _group_maxima(
-    queries, items, maxima, count, size, first, groups, span,
+    queries, items, keys, count, size, first, groups, span,
     D: tl.constexpr, BD: tl.constexpr, BQ: tl.constexpr, GROUP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The largest score of each query in each of ``span`` groups, in float32; NaN does not count."""
+    """The largest score of each query in each of ``span`` groups, as a key; NaN does not count."""
     rows = (tl.program_id(0) * BQ + tl.arange(0, BQ)).to(tl.int64)
     d = tl.arange(0, BD)
     q = tl.load(
@@ -46,7 +48,12 @@ def _group_maxima(
         )  # (GROUP, BD)  # fmt: skip
         z = tl.dot(q, tl.trans(x), input_precision=PRECISION)  # (BQ, GROUP) float32
         z = tl.where((columns[None, :] < size) & (z == z), z, float("-inf"))
-        tl.store(maxima + rows * groups + group, tl.max(z, 1), mask=rows < count)
+        # The key of labkit.kernels.topk.pack; adding 0 makes -0 the same as 0.
+        bits = (tl.max(z, 1) + 0.0).to(tl.int32, bitcast=True)
+        ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64)
+        tl.store(
+            keys + rows * groups + group, (ordered << 32) | (0x7FFFFFFF - (first + group)), mask=rows < count
+        )
 
 
 @triton.jit
@@ -75,9 +82,10 @@ def grouped(queries: torch.Tensor, items: torch.Tensor, k: int) -> tuple[torch.T
     """As :func:`labkit.kernels.topk.reference`; rows without k scores above -inf are left wrong."""
     dtype = queries.dtype
     queries, items = widened(queries), widened(items)
-    groups = triton.cdiv(len(items), GROUP)
+    group = block_sizes(items)[1]
+    groups = triton.cdiv(len(items), group)
     chosen = min(k, groups)
-    rows = max(1, KEYS // max(2 * chosen * GROUP, 1024))  # queries done together
+    rows = max(1, KEYS // max(2 * chosen * group, 1024))  # queries done together
     found = [
         _block(part, items, k, chosen, groups, min(groups, max(chosen, KEYS // len(part))))
         for part in queries.split(rows)
@@ -86,30 +94,40 @@ def grouped(queries: torch.Tensor, items: torch.Tensor, k: int) -> tuple[torch.T
     return scores.to(dtype), ids
 
 
+def block_sizes(items: torch.Tensor) -> tuple[int, int]:
+    """Queries and items of a matrix product's block; the items are a group.
+
+    A block of items has at most 64 KiB and one of queries 32, so that two of the former and one of the latter
+    fit in the shared memory of an A100.
+    """
+    if INTERPRETED:
+        return 16, 16
+    row = max(16, triton.next_power_of_2(items.shape[1])) * items.element_size()
+    return min(128, (32 << 10) // row), min(256, (64 << 10) // row)
+
+
 def _block(
     queries: torch.Tensor, items: torch.Tensor, k: int, chosen: int, groups: int, slab: int
 ) -> torch.Tensor:
     """The keys (Q, k) of the best items of a block of queries; ``slab`` groups are looked at together."""
     count, size = len(queries), len(items)
-    settings = {"D": items.shape[1], "BD": max(16, triton.next_power_of_2(items.shape[1]))}
-    rows = 16 if INTERPRETED else min(128, max(16, triton.next_power_of_2(count)))
+    most, group = block_sizes(items)
+    rows = min(most, max(16, triton.next_power_of_2(count)))
+    settings = {"D": items.shape[1], "BD": max(16, triton.next_power_of_2(items.shape[1])), "GROUP": group}
     best = queries.new_empty((count, 0), dtype=torch.int64)
     for first in range(0, groups, slab):
         now = min(slab, groups - first)
-        maxima = queries.new_empty((count, now), dtype=torch.float32)
+        keys = queries.new_empty((count, now), dtype=torch.int64)
         blocks = triton.cdiv(count, rows)
-        span = triton.cdiv(now, splits(blocks, now * GROUP))
+        span = triton.cdiv(now, splits(blocks, now * group))
         _group_maxima[(blocks, triton.cdiv(now, span))](
-            queries, items, maxima, count, size, first, now, span,
-            BQ=rows, GROUP=GROUP, PRECISION=precision(queries.dtype), **settings,
+            queries, items, keys, count, size, first, now, span,
+            BQ=rows, PRECISION=precision(queries.dtype), **settings,
         )  # fmt: skip
-        keys = pack(maxima, torch.arange(first, first + now, device=items.device))
         best = torch.cat([best, keys], dim=1)
         best = best.topk(min(chosen, best.shape[1]), dim=1).values
     wanted = unpack(best)[1]  # (Q, chosen)
-    scores = queries.new_empty((count, chosen, GROUP), dtype=torch.float32)
-    _scores[(count, chosen)](
-        queries, items, wanted, scores, size, chosen, GROUP=GROUP, BN=16 if INTERPRETED else 64, **settings
-    )
-    ids = wanted[:, :, None] * GROUP + torch.arange(GROUP, device=items.device)
+    scores = queries.new_empty((count, chosen, group), dtype=torch.float32)
+    _scores[(count, chosen)](queries, items, wanted, scores, size, chosen, BN=min(64, group), **settings)
+    ids = wanted[:, :, None] * group + torch.arange(group, device=items.device)
     return pack(scores.flatten(1), ids.flatten(1)).topk(k, dim=1).values

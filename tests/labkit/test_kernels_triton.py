@@ -73,3 +73,38 @@ def test_compiled_equals_float64(dtype):
     best = (exact[0] @ exact[1].T).topk(10, dim=1)
     assert (best.values - scores.double()).abs().max() < 1e-2 * best.values.max()
     assert (ids == best.indices).double().mean() > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_kernels_compile_for_hopper_without_one(dtype):
+    """The whole compiler runs for an H100, and what it asks for fits in its shared memory."""
+    pytest.importorskip("triton", reason="triton is not installed, so its kernels are NOT tested")
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from labkit.kernels import logsumexp_triton, topk_triton
+
+    kind = triton.language.bfloat16 if dtype == "bf16" else triton.language.float32
+    precision = "ieee" if dtype == "bf16" else "tf32"
+    items = torch.empty(1, 128, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32)
+    queries, group = topk_triton.block_sizes(items)
+    product = {"D": 128, "BD": 128, "PRECISION": precision}
+    loss = product | {"KIND": kind, "OFFSET": True, "BM": 64, "BN": 64}
+    kernels = [
+        (logsumexp_triton._over_classes.fn, loss | {"MEAN": True}),
+        (logsumexp_triton._over_positions.fn, loss),
+        (topk_triton._group_maxima.fn, product | {"BQ": queries, "GROUP": group}),
+    ]
+    for kernel, constants in kernels:
+        types = dict.fromkeys(kernel.arg_names, "*fp32")
+        types |= dict.fromkeys(("hidden", "weight", "queries", "items"), f"*{dtype}") | {"keys": "*i64"}
+        types |= dict.fromkeys(("count", "classes", "span", "size", "first", "groups"), "i32")
+        types |= {"scale": "fp32"} | dict.fromkeys(constants, "constexpr")
+        signature = {name: types[name] for name in kernel.arg_names}
+        places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+        source = ASTSource(kernel, signature, places)
+        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
+        assert compiled.metadata.shared <= 227 << 10
+        assert "wgmma.mma_async" in compiled.asm["ptx"]  # on the tensor cores of that generation
