@@ -205,7 +205,7 @@ def test_the_encoder_in_8_bits_finds_the_same_neighbours():
 def test_what_8_bits_cost_on_real_judged_queries():
     """Printed with -s: overlap of the first ten, nDCG@10, bytes, seconds.
 
-    Measured among the 2 517 judged products alone: nDCG@10 .5238 in float32 and .5212 in 8 bits, overlap .911.
+    Measured among the 2 517 judged products alone: nDCG@10 .5238 in float32, .5212 in 8 bits, overlap .911.
     """
     import time
 
