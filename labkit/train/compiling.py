@@ -19,7 +19,7 @@ def compiled(
     """Compile what happens in ``model(...)``, for as long as the block lasts.
 
     On a CPU most time goes into matrix products, which compiling leaves as they are: four layers of 256 in
-    float32 on two cores (busy ones) took 7 and 16 % less time per step in two pairs of runs, after a first
+    float32 on two (busy) cores ran 1.07 and 1.16 times as fast in two pairs of runs, after a first
     step that was 2.5 s longer even with what an earlier run had compiled. So "auto" leaves the CPU alone.
 
     Only a call of the model itself is compiled, not its other methods; lengths may vary from batch to batch
