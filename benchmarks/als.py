@@ -79,11 +79,12 @@ def _interactions(users: int, items: int, count: int) -> tuple[csr_matrix, csr_m
     topics = np.stack([rng.choice(items, items // 50, replace=False) for _ in range(200)])  # (200, members)
     interests = rng.choice(200, (users, 3), p=_zipf(200, 0.5))
     activity = rng.lognormal(0, 1, users)
-    draws = int(count * 2.2)  # about so many, since those who are active draw the same item again
+    draws = count * 4  # more than needed, since those who are active draw the same item again
     user = rng.choice(users, draws, p=activity / activity.sum())
     topic = interests[user, rng.integers(0, 3, draws)]
     item = topics[topic, rng.choice(topics.shape[1], draws, p=_zipf(topics.shape[1], 0.8))]
     cells = rng.permutation(np.unique(user * items + item))[: count * 5 // 4]
+    count = min(count, len(cells) * 4 // 5)
     rows, columns = np.divmod(cells, items)
 
     def matrix(part: slice) -> csr_matrix:
