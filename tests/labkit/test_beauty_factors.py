@@ -55,8 +55,9 @@ def test_popularity_is_the_published_popularity(beauty):
     assert found[1] == pytest.approx((0.0115, 0.0055), abs=5e-4)  # what honest counting gives
 
 
-def test_als_ranks_better_than_the_published_sasrec(beauty):
-    """Rendle's point (RecSys 2022): implicit ALS with enough factors was a strong baseline all along."""
+def test_als_fitted_on_all_but_the_test_reaches_the_published_sasrec(beauty):
+    """Published: HR@10 .0605, nDCG@10 .0318. Not on equal terms: ALS fits the validation items as well, which
+    SASRec only reads; with item vectors from before them and 128 factors it had .0525 / .0272."""
     histories, items = beauty
     config = ALSConfig(factors=256, alpha=10.0, regularization=10.0, iterations=8)
     model = fit_als(matrix(histories.without_last(1), items), config, device="cpu", progress=False)
