@@ -20,7 +20,7 @@ import numpy as np
 from labkit.data import JudgedSearch, load_chorus
 from labkit.data.pairs import judged_pairs, training_pairs
 from labkit.device import choose_device
-from labkit.evaluate import bootstrap_interval, condense, evaluate_ranked, nDCG, paired_permutation_test
+from labkit.evaluate import bootstrap_interval, condense, evaluate_ranked, holm, nDCG, paired_permutation_test
 from labkit.models import BiEncoder
 from labkit.rank import BM25, rrf, top_k, weighted_fusion
 from labkit.shop import load
@@ -390,12 +390,9 @@ def _tests(measure: str, systems: list[System]) -> list[Test]:
     plan = [("fine-tuned", "BM25"), ("fine-tuned", "zero-shot")]
     plan += [("hybrid", other) for other in SYSTEMS[:3]]
     p = [paired_permutation_test(named[a].values, named[b].values) for a, b in plan]
-    holm, floor = [0.0] * len(p), 0.0
-    for rank, i in enumerate(np.argsort(p)):
-        floor = max(floor, min(1.0, p[i] * (len(p) - rank)))
-        holm[i] = floor
     return [
-        Test(measure, a, b, named[a].mean - named[b].mean, p[i], holm[i]) for i, (a, b) in enumerate(plan)
+        Test(measure, a, b, named[a].mean - named[b].mean, raw, corrected)
+        for (a, b), raw, corrected in zip(plan, p, holm(p), strict=True)
     ]
 
 

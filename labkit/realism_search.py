@@ -15,7 +15,7 @@ import polars as pl
 
 from labkit.compare import Comparison, Qrels
 from labkit.data import JudgedSearch
-from labkit.evaluate import paired_permutation_test
+from labkit.evaluate import holm, paired_permutation_test
 from labkit.shop import Market
 from labkit.shop.demand import TitleMatch
 from labkit.shop.making import catalogue
@@ -209,13 +209,9 @@ def order_of_methods(values: dict[str, np.ndarray], measure: str) -> Order:
     names = sorted(values, key=lambda name: -float(values[name].mean()))
     pairs = list(pairwise(names))
     p = [paired_permutation_test(values[a], values[b]) for a, b in pairs]
-    holm, floor = [0.0] * len(p), 0.0
-    for rank, i in enumerate(np.argsort(p)):
-        floor = max(floor, min(1.0, p[i] * (len(p) - rank)))
-        holm[i] = floor
     steps = [
-        Step(a, b, float(values[a].mean() - values[b].mean()), p[i], holm[i])
-        for i, (a, b) in enumerate(pairs)
+        Step(a, b, float(values[a].mean() - values[b].mean()), raw, corrected)
+        for (a, b), raw, corrected in zip(pairs, p, holm(p), strict=True)
     ]
     return Order(measure, names, steps)
 

@@ -11,7 +11,7 @@ Example:
 from labkit.evaluate.full_ranking import Ranks, full_ranks, sampled_ranks
 from labkit.evaluate.measures import AP, RR, Measure, P, R, nDCG
 from labkit.evaluate.rankings import condense, evaluate, evaluate_ranked
-from labkit.evaluate.significance import bootstrap_interval, paired_permutation_test
+from labkit.evaluate.significance import bootstrap_interval, holm, paired_permutation_test
 
 __all__ = [
     "AP",
@@ -25,6 +25,7 @@ __all__ = [
     "evaluate",
     "evaluate_ranked",
     "full_ranks",
+    "holm",
     "nDCG",
     "paired_permutation_test",
     "sampled_ranks",

@@ -113,8 +113,8 @@ def sampled_ranks(
 
     An item of full rank r beats each uniform negative with probability 1 - (r - 1) / (N - 1). Its sampled
     rank is one more than a hypergeometric number with mean negatives * (r - 1) / (N - 1): among 12 000 items
-    the full ranks 1 to 60 all become rank 1 or 2, so HR@10 of the sample is about HR@1200 of the truth, and
-    two models can change places. Source: Krichene and Rendle, "On sampled metrics for item recommendation",
+    the full ranks 1 to 60 mostly become rank 1 or 2, so differences at the top vanish and two models can
+    change places. Source: Krichene and Rendle, "On sampled metrics for item recommendation",
     KDD 2020. Relation: :func:`full_ranks` is what to report.
 
     Args:

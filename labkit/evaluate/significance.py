@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -99,3 +101,19 @@ def paired_permutation_test(
         signs = generator.integers(0, 2, size=(size, count), dtype=np.int8) * 2 - 1
         extreme += int((np.abs(signs @ difference) >= threshold).sum())
     return (extreme + 1) / (permutations + 1)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Correct the p-values of several tests, so that the chance of one false alarm among them stays at p.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
+
+    Example:
+        >>> [round(value, 3) for value in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
+    """
+    corrected, floor = [0.0] * len(p), 0.0
+    for rank, i in enumerate(np.argsort(p)):
+        floor = max(floor, min(1.0, p[i] * (len(p) - rank)))
+        corrected[i] = floor
+    return corrected

@@ -65,7 +65,9 @@ def attention_pool(
     check_offsets("attention_pool", offsets, values)
     if scale is None:
         scale = 1 / math.sqrt(len(query))
-    return _AttentionPool.apply(values, offsets.long(), query, scale)
+    # Without autocast: the softmax is float32 whatever the dtype of the values.
+    with torch.autocast(values.device.type, enabled=False):
+        return _AttentionPool.apply(values, offsets.long(), query, scale)
 
 
 class _AttentionPool(torch.autograd.Function):

@@ -52,7 +52,10 @@ except ModuleNotFoundError:
 '''
 
 
-@pytest.mark.parametrize("module", ["labkit.rank", "labkit.train", "labkit.models", "labkit.evaluate"])
+@pytest.mark.parametrize(
+    "module",
+    ["labkit.rank", "labkit.train", "labkit.models", "labkit.evaluate", "labkit.kernels", "labkit.text"],
+)
 def test_core_imports_on_a_bare_machine(module):
     subprocess.run([sys.executable, "-c", f"{CHILD}\nimport {module}"], check=True)
 

@@ -10,12 +10,11 @@ from test_imports import CHILD
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from labkit.evaluate import paired_permutation_test
+from labkit.evaluate import holm, paired_permutation_test
 from labkit.train import TrainConfig
 from labkit.train.job import Job
 from labkit.train.losses import cross_entropy
 from labkit.train.peft import AdaLoRA, LoRA, Method, Task, Tuning, compare_tuning, standard_methods
-from labkit.train.peft.compare import holm
 
 CONFIG = TrainConfig(precision="fp32", warmup=0.0)
 STEPS = 12

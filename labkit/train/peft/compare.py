@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from labkit.evaluate import bootstrap_interval, paired_permutation_test
+from labkit.evaluate import bootstrap_interval, holm, paired_permutation_test
 from labkit.train.job import Job
 from labkit.train.loop import TrainConfig, fit
 from labkit.train.peft.freezing import Parameters, count
@@ -152,22 +152,6 @@ def compare_tuning(
     with _bar(runs, progress) as advance:
         rows = [_row(folds, method, config, advance) for method in methods]
     return Comparison(before, rows)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Correct the p-values of several tests, so that the chance of one false alarm among them stays at p.
-
-    Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
-
-    Example:
-        >>> [round(value, 3) for value in holm([0.01, 0.04, 0.03])]
-        [0.03, 0.06, 0.06]
-    """
-    corrected, floor = [0.0] * len(p), 0.0
-    for rank, i in enumerate(np.argsort(p)):
-        floor = max(floor, min(1.0, p[i] * (len(p) - rank)))
-        corrected[i] = floor
-    return corrected
 
 
 def _row(folds: Sequence[Task], method: Method, config: TrainConfig, advance: Callable[[str], None]) -> Tuned:
