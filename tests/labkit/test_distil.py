@@ -1,5 +1,7 @@
 """Students: what they inherit, what pulls them, and that a teacher is worth having."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -150,6 +152,7 @@ def test_wrong_students_are_refused(teacher):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("LABKIT_EXPERIMENTS" not in os.environ, reason="LABKIT_EXPERIMENTS is not set: minutes")
 def test_a_distilled_student_beats_one_trained_without_the_teacher():
     """nDCG@10 on the market's test queries, printed with -s.
 

@@ -21,7 +21,13 @@ from labkit.text.packing import pack
 from labkit.text.vocabulary import train_vocabulary
 from labkit.train import TrainConfig, cross_entropy, fit, image_text_contrastive
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif(
+        "LABKIT_EXPERIMENTS" not in os.environ, reason="LABKIT_EXPERIMENTS is not set: minutes"
+    ),
+]
 
 
 def batch_of(step, rows, size):
