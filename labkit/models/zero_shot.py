@@ -140,7 +140,8 @@ def causal_scores(
         (N, C) float64, at most 0.
 
     Raises:
-        ValueError: the template does not end with the label, there are no labels, or an empty one.
+        ValueError: the template does not end with the label, there are no labels, or an empty one; or nothing
+            at all stands before a label, so that its first word has no probability.
     """
     _check(template, labels)
     if not template.endswith("{label}"):
@@ -154,6 +155,11 @@ def causal_scores(
     prompts, sizes = [], []
     for text in _cut(tokenizer, texts, start, len(first) + len(longest)):
         prompt = first + _ids(tokenizer, start.replace("{text}", text))
+        if not prompt:
+            raise ValueError(
+                "A text is empty and so is the template before the label, and this tokenizer starts no text "
+                "with a token of its own; put a word such as 'Label:' before {label}."
+            )
         prompts += [prompt + answer for answer in answers]
         sizes += [len(answer) for answer in answers]
     scores = np.empty(len(prompts))

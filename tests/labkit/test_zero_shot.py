@@ -156,6 +156,9 @@ def test_wrong_prompts_are_refused(tokenizer, masked):
         cloze_scores(run, tokenizer, TEXTS, "{text} is a", LABELS)
     with pytest.raises(ValueError, match="must end with"):
         causal_scores(run, tokenizer, TEXTS, TEMPLATE, LABELS)
+    # A label without a token before it would be worth log 1 = 0, more than any other.
+    with pytest.raises(ValueError, match="A text is empty"):
+        causal_scores(run, tokenizer, ["lamp", ""], "{text} {label}", LABELS)
     with pytest.raises(ValueError, match="none of them empty"):
         cloze_scores(run, tokenizer, TEXTS, TEMPLATE, ["sofa", " "])
     with pytest.raises(ValueError, match=r"holds \[MASK\]"):
