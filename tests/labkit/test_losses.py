@@ -109,6 +109,14 @@ def test_bce(seed):
     assert torch.autograd.gradcheck(bce, (logits, targets))
 
 
+def test_bce_of_a_logit_of_exactly_0_has_the_slope_of_its_neighbours():
+    logits = torch.zeros(3, requires_grad=True)
+    targets = torch.tensor([0.0, 0.5, 1.0])
+    same([bce_gradient(logits.detach(), targets)], bce(logits, targets), [logits])
+    bce(logits, targets).backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([0.5, 0.0, -0.5]) / 3)
+
+
 def test_bce_is_finite_where_the_textbook_form_is_not():
     logits = torch.tensor([-1e4, 1e4], dtype=torch.float32, requires_grad=True)
     loss = bce(logits, torch.tensor([1.0, 0.0]))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch.nn import functional as F
 
-from labkit.train.losses.inputs import same_shape
+from labkit.train.losses.inputs import exact, same_shape
 
 
 def bce(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -40,7 +41,10 @@ def bce(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         raise ValueError(
             f"Targets are chances and must lie in 0 to 1; found {float(lowest)} to {float(highest)}."
         )
-    return (logits.clamp(min=0) - logits * targets + torch.log1p(torch.exp(-logits.abs()))).mean()
+    # Not term by term: at x = 0, where a layer of zeros starts, autograd takes the slopes of max and |x| as 1
+    # and 0, which makes 1 - t rather than 1/2 - t.
+    logits = exact(logits)
+    return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
 
 
 def bce_gradient(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
