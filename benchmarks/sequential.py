@@ -79,7 +79,6 @@ def main() -> None:
     chosen = parser.parse_args()
     real = bool(os.environ.get("LABKIT_DATA"))
     histories = _beauty() if real else _drawn()
-    train = histories.without_last(2)
 
     quality = {}
     if real and chosen.size == "full" and chosen.only != "speed":
@@ -88,7 +87,7 @@ def main() -> None:
     measured = {}
     if chosen.only != "quality":
         for loss in ("bce", "full"):
-            measured[loss] = speed_of(loss, train, chosen.size, chosen.device, chosen.recbole)
+            measured[loss] = speed_of(loss, histories, chosen.size, chosen.device, chosen.recbole)
     ratios = min((m["ratios"] for m in measured.values()), key=np.median) if measured else [float("nan")]
     report(
         "sequential",
@@ -103,8 +102,9 @@ def main() -> None:
     )
 
 
-def speed_of(loss: str, train: Histories, size: str, device: str, recbole: str | None) -> dict:
+def speed_of(loss: str, histories: Histories, size: str, device: str, recbole: str | None) -> dict:
     """Users per second, ours and the peers', on the same batches of users."""
+    train = histories.without_last(2)
     users = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
     count = 10 if size == "small" else len(train) // BATCH
     users = users[: count * BATCH]
@@ -138,7 +138,7 @@ def speed_of(loss: str, train: Histories, size: str, device: str, recbole: str |
     }
     if recbole:
         few = 200 if size == "small" else 1000
-        taken = recbole_epoch(recbole, _users(train, users[:few]), loss)
+        taken = recbole_epoch(recbole, _users(histories, users[:few]), loss)
         result["users_per_second"]["RecBole"] = round(few / taken, 1)
         result["over RecBole"] = round(result["users_per_second"]["ours"] * taken / few, 1)
     return result
