@@ -62,7 +62,8 @@ def embedding_bag(
                 f"embedding_bag got ids from {lowest} to {highest}, "
                 f"but the table has the rows 0..{len(weight) - 1}."
             )
-    return _EmbeddingBag.apply(weight, ids, offsets.long(), mode)
+    # Contiguous, as the Triton kernel reads them by address: a column of a table of ids is not.
+    return _EmbeddingBag.apply(weight, ids.contiguous(), offsets.long().contiguous(), mode)
 
 
 class _EmbeddingBag(torch.autograd.Function):

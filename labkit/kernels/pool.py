@@ -67,7 +67,7 @@ def attention_pool(
         scale = 1 / math.sqrt(len(query))
     # Without autocast: the softmax is float32 whatever the dtype of the values.
     with torch.autocast(values.device.type, enabled=False):
-        return _AttentionPool.apply(values, offsets.long(), query, scale)
+        return _AttentionPool.apply(values, offsets.long().contiguous(), query, scale)
 
 
 class _AttentionPool(torch.autograd.Function):

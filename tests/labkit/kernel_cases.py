@@ -160,6 +160,9 @@ def attention_pool_extremes_case():
         assert pooled[2].tolist() == [500, 0]
         (by_values,) = gradients(pooled.sum(), [values])
         assert by_values.isnan().any(dim=1).tolist() == [True, True, False, False]
+    apart = torch.stack([offsets, torch.full_like(offsets, 99)], dim=1)[:, 0]  # not contiguous
+    values = torch.arange(8.0).view(4, 2)
+    assert torch.equal(attention_pool(values, apart, query), attention_pool(values, offsets, query))
 
 
 def embedding_bag_case(seed, dtype, bags, longest, rows, width, mode):
@@ -191,3 +194,8 @@ def embedding_bag_extremes_case():
     slope = torch.randn(500, 8, generator=generator)
     one, two = (gradients((embedding_bag(table, ids, offsets) * slope).sum(), [table])[0] for _ in range(2))
     assert torch.equal(one, two)
+    columns = torch.tensor([[0, 1], [2, 1], [2, 1]])  # a column is not contiguous
+    table = torch.tensor([[1.0], [20.0], [300.0]])
+    assert embedding_bag(table, columns[:, 0], torch.tensor([0, 1, 3])).tolist() == [[1.0], [600.0]]
+    offsets = torch.tensor([[0, 9], [1, 9], [3, 9]])[:, 0]
+    assert embedding_bag(table, columns[:, 0].clone(), offsets).tolist() == [[1.0], [600.0]]
