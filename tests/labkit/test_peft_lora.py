@@ -224,6 +224,17 @@ def test_refused_on_another_base(tmp_path):
     assert not any(isinstance(module, LoRALinear) for module in other.modules()), "left as it was"
 
 
+def test_refused_without_the_head_that_was_trained_too(tmp_path):
+    model = nn.ModuleDict({"body": bert(), "head": nn.Linear(32, 3)})
+    bare = nn.ModuleDict({"body": copy.deepcopy(model["body"])})
+    add_lora(model, LoRA(), keep=["head"])
+    save_lora(model, tmp_path / "small.safetensors")
+    with pytest.raises(ValueError, match="holds head"):
+        load_lora(bare, tmp_path / "small.safetensors")
+    assert not any(isinstance(module, LoRALinear) for module in bare.modules()), "left as it was"
+    assert all(parameter.requires_grad for parameter in bare.parameters())
+
+
 def test_clear_refusals(tmp_path):
     model = bert()
     with pytest.raises(ValueError, match="'keys'; this model's are encoder"):

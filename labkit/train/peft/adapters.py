@@ -134,7 +134,7 @@ def load_adapters(model: nn.Module, path: str | Path) -> list[str]:
         ValueError: the file holds other weights, or the model is not the one they were trained on.
     """
     tensors, settings, base = read_trained(path, "adapters")
-    require_base(model, tensors, base, path)
+    require_base(model, tensors, base, path, added=".adapter.")
     names = add_adapters(model, Adapters(**settings))
     fill(model, tensors)
     return names

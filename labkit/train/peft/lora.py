@@ -165,7 +165,7 @@ def load_lora(model: nn.Module, path: str | Path) -> list[str]:
         ValueError: the file holds other weights, or the model is not the one they were trained on.
     """
     tensors, settings, base = read_trained(path, "lora")
-    require_base(model, tensors, base, path)
+    require_base(model, tensors, base, path, added=".lora_")
     names = add_lora(model, LoRA(**settings))
     fill(model, tensors)
     return names

@@ -103,7 +103,7 @@ def load_prefix(model: nn.Module, path: str | Path) -> list[str]:
         ValueError: the file holds other weights, or the model is not the one they were trained on.
     """
     tensors, settings, base = read_trained(path, "prefix")
-    require_base(model, tensors, base, path)
+    require_base(model, tensors, base, path, added=".prefix.")
     names = add_prefix(model, torch.zeros(settings["length"], dtype=torch.long))
     fill(model, tensors)
     return names

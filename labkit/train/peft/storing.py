@@ -58,13 +58,24 @@ def read_trained(path: str | Path, method: str) -> tuple[dict[str, torch.Tensor]
     return tensors, json.loads(about["settings"]), about["base"]
 
 
-def require_base(model: nn.Module, tensors: Mapping[str, torch.Tensor], base: str, path: str | Path) -> None:
+def require_base(
+    model: nn.Module, tensors: Mapping[str, torch.Tensor], base: str, path: str | Path, added: str
+) -> None:
     """Check, before anything is changed, that a model is the one that small weights were trained on.
 
+    Args:
+        model: without the method's own parameters yet.
+        tensors, base: from :func:`read_trained`.
+        path: for messages.
+        added: occurs in the names of the parameters that the method adds, and of no others.
+
     Raises:
-        ValueError: it is another one. Its outputs would be wrong in silence.
+        ValueError: it is another one, whose outputs would be wrong in silence, or it lacks a part, such as a
+            head, that was trained too.
     """
     own = dict(model.named_parameters())
+    if missing := [name for name in tensors if name not in own and added not in name]:
+        raise ValueError(f"{path} holds {missing[0]}, which this model has no place for; add that part first.")
     unlike = [name for name, value in tensors.items() if name in own and own[name].shape != value.shape]
     if unlike or fingerprint(model, tensors) != base:
         raise ValueError(
