@@ -109,7 +109,7 @@ def fit(
         advance(history)
         if valid is not None and not history.valid:
             log(len(history.losses), {"validation": run.validate(parallel, valid)})
-        optimizer.zero_grad()  # of the caller, or of a run that failed
+        model.zero_grad()  # of the caller, or of a run that failed; frozen ones would count in the norm
 
         while len(history.losses) < steps and not history.stopped_early:
             step = len(history.losses)
