@@ -75,7 +75,9 @@ def require_base(
     """
     own = dict(model.named_parameters())
     if missing := [name for name in tensors if name not in own and added not in name]:
-        raise ValueError(f"{path} holds {missing[0]}, which this model has no place for; add that part first.")
+        raise ValueError(
+            f"{path} holds {missing[0]}, which this model has no place for; add that part first."
+        )
     unlike = [name for name, value in tensors.items() if name in own and own[name].shape != value.shape]
     if unlike or fingerprint(model, tensors) != base:
         raise ValueError(
