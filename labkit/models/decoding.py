@@ -99,6 +99,7 @@ class Decoder:
             rows: (B',) int64 numbers of present sequences.
         """
         self.states, self.lengths = self.states[rows], self.lengths[rows]
+        self.longest = int(self.lengths.max())  # without the longest, the others have places left
         self.keys, self.values = ([x[rows] for x in kept] for kept in (self.keys, self.values))
         self.readable = {cross: (k[rows], v[rows]) for cross, (k, v) in self.readable.items()}
         self.readable_mask = None if self.readable_mask is None else self.readable_mask[rows]

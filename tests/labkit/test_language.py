@@ -151,6 +151,14 @@ class TestDecoding:
             new = long[len(start) :]
             assert short == start + (new[: new.index(stop) + 1] if stop in new else new)
 
+    def test_a_finished_sequence_takes_no_places_from_a_shorter_one(self):
+        model = shaken(LanguageModel(TransformerConfig(**SHAPE, causal=True)))  # 40 places
+        long, short = [part.tolist() for part in sequences([38, 2])]
+        alone = model.generate([short], most=6)[0]
+        end = model.generate([long], most=1)[0][-1]
+        assert end not in alone
+        assert model.generate([long, short], most=6, end=end) == [[*long, end], alone]
+
     def test_draws_follow_the_distribution(self):
         model = shaken(LanguageModel(TransformerConfig(**SHAPE, causal=True)))
         shares = (model.logits(model.transformer(pack([[4, 5]]))[-1]) / 2).softmax(-1)
