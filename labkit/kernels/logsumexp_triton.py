@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from labkit.kernels.logsumexp import LOG2_E, Terms
+from labkit.kernels.logsumexp import LOG2_E, Terms, reference
 from labkit.kernels.triton_setup import configurations, precision, splits, widened
 
 
@@ -123,6 +123,8 @@ def fused(
     by_offset: bool,
 ) -> Terms:
     """As :func:`labkit.kernels.logsumexp.reference`, for vectors up to 256 wide."""
+    if not len(hidden):  # every position was left out: no walk to split, and nothing to time block sizes on
+        return reference(hidden, weight, offset, scale, row_weight, by_weight, by_offset)
     hidden, weight = widened(hidden), widened(weight)
     (count, width), classes = hidden.shape, len(weight)
     settings = {

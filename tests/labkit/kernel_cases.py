@@ -96,6 +96,10 @@ def linear_cross_entropy_extremes_case():
         by_hidden, by_weight = gradients(losses.sum(), inputs)
         assert by_hidden.isnan().any(dim=1).tolist() == [False, True, False]
         assert by_weight[:, 0].isnan().all()
+    inputs = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+    for reduction in ("sum", "none"):  # every position left out
+        loss = linear_cross_entropy(*inputs, torch.full((3,), -100), reduction=reduction).sum()
+        assert [loss.item(), *(each.abs().sum().item() for each in gradients(loss, inputs))] == [0, 0, 0]
     weight[7, 1] = float("nan")
     assert linear_cross_entropy(hidden, weight, target, reduction="none").isnan().all()
 

@@ -46,6 +46,18 @@ def test_interpreted(failures, check):
     assert not failures[check], failures[check]
 
 
+def test_no_position_launches_no_kernel():
+    pytest.importorskip("triton", reason="triton is not installed, so its kernels are NOT tested")
+    from labkit.kernels.logsumexp_triton import fused
+
+    weight = torch.ones(5, 4)
+    terms = fused(torch.zeros(0, 4), weight, torch.zeros(5), 1.0, torch.zeros(0), True, True)
+    assert terms.lse.shape == (0,)
+    assert terms.by_hidden.shape == (0, 4)
+    assert torch.equal(terms.by_weight, torch.zeros(5, 4))
+    assert torch.equal(terms.by_offset, torch.zeros(5))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU: compiled Triton kernels are NOT tested")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
