@@ -144,6 +144,11 @@ def test_clear_refusals(bert, tmp_path):
         add_prefix(nn.Linear(2, 2), WORDS)
     with pytest.raises(ValueError, match="flat tensor of token ids"):
         add_prefix(bert, WORDS[None])
+    for wrong in (torch.tensor([1, 50]), torch.tensor([-1]), torch.ones(513, dtype=torch.long)):
+        with pytest.raises(ValueError, match="at most 512 token ids of 0 to 49"):
+            add_prefix(bert, wrong)
+    assert bert.config._attn_implementation == "sdpa"
+    assert all(parameter.requires_grad for parameter in bert.parameters()), "left as it was"
     with pytest.raises(ValueError, match="add_prefix first"):
         save_prefix(bert, tmp_path / "small.safetensors")
     add_prefix(bert, WORDS)

@@ -54,7 +54,8 @@ def add_prefix(model: nn.Module, tokens: torch.Tensor, keep: Sequence[str] = ())
         The names of the attention layers.
 
     Raises:
-        ValueError: there is no such model, it has a prefix already, or ``tokens`` is empty.
+        ValueError: there is no such model, it has a prefix already, or ``tokens`` is empty, too long for the
+            model or holds an id that it does not know.
     """
     body = _body(model)
     if tokens.ndim != 1 or not len(tokens):
@@ -63,6 +64,10 @@ def add_prefix(model: nn.Module, tokens: torch.Tensor, keep: Sequence[str] = ())
         )
     if any(isinstance(module, Prefix) for module in model.modules()):
         raise ValueError("This model has a prefix already.")
+    # The model is run on them below, when it is changed already.
+    known, room = body.config.vocab_size, getattr(body.config, "max_position_embeddings", len(tokens))
+    if not 0 <= int(tokens.min()) <= int(tokens.max()) < known or len(tokens) > room:
+        raise ValueError(f"The prefix starts from at most {room} token ids of 0 to {known - 1}, not others.")
     freeze(model, keep)
     for name, function in (("labkit_prefix_start", _start), ("labkit_prefix", _attend)):
         AttentionInterface.register(name, function)
