@@ -91,6 +91,8 @@ def linear_cross_entropy(
     places = None if positions == len(target) else kept.nonzero()[:, 0]
     if places is not None:
         hidden, target = hidden[places], target[places]
+    if not torch.is_grad_enabled():  # else the gradient of whatever has requires_grad would be computed
+        hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     loss = _LinearCrossEntropy.apply(
         hidden, weight, bias, correction, target, scale, smoothing, reduction, _product_dtype(hidden, weight)
     )

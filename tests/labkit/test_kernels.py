@@ -99,6 +99,25 @@ def test_autocast_multiplies_in_its_dtype_and_returns_gradients_in_the_parameter
     assert loss.item() != linear_cross_entropy(hidden, weight, target).item()  # and it is visible
 
 
+def test_without_gradients_none_is_computed(monkeypatch):
+    given = []
+
+    def spy(*arguments, original=logsumexp.chunked):
+        given.append(arguments[4])
+        return original(*arguments)
+
+    monkeypatch.setenv("LABKIT_KERNELS", "chunked")
+    monkeypatch.setattr(logsumexp, "chunked", spy)
+    hidden, weight, bias = (torch.ones(shape, requires_grad=True) for shape in ((3, 2), (5, 2), (5,)))
+    target = torch.tensor([1, -100, 4])
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            linear_cross_entropy(hidden, weight, target, bias)
+    assert given == [None, None]
+    assert linear_cross_entropy(hidden, weight, target, bias).requires_grad
+    assert given[2] is not None
+
+
 def test_the_logits_are_not_stored():
     """No tensor comes near the size of the logits of 1,000 positions and 4,000 classes."""
     generator = torch.Generator().manual_seed(0)
