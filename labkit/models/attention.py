@@ -13,9 +13,9 @@ from labkit.text.packing import to_padded, tokens_by_length
 try:
     from torch.nn.attention.varlen import varlen_attn
 
-    _FLASH = "window_size" in signature(varlen_attn).parameters
+    _VARLEN = "window_size" in signature(varlen_attn).parameters
 except ImportError:  # PyTorch before 2.10
-    _FLASH = False
+    _VARLEN = False
 
 
 def varlen_attention(
@@ -36,9 +36,9 @@ def varlen_attention(
     On a GPU in half precision this is one call of FlashAttention over all sequences. On the CPU sequences of
     equal length are computed together; in a batch sorted by length
     (:meth:`labkit.text.packing.Packed.by_length`) each such group is a view, in any other it is gathered
-    first. Everything else (float32, dropout or a bias on a GPU, cross-attention on the CPU) pads the
-    sequences for this one operation and calls :func:`padded_attention`. Source: Dao et al.,
-    "FlashAttention", NeurIPS 2022.
+    first. Everything else (on a GPU float32, dropout, a bias, or what FlashAttention has no kernel for; on
+    the CPU cross-attention) pads the sequences for this one operation and calls :func:`padded_attention`.
+    Source: Dao et al., "FlashAttention", NeurIPS 2022.
 
     Args:
         q, k, v: (T, H, Dh) queries, keys and values of H heads.
@@ -75,7 +75,7 @@ def varlen_attention(
             "give one for each."
         )
     key_longest = int(key_offsets.diff().max()) if key_longest is None else key_longest
-    if _FLASH and q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and bias is None and not dropout:
+    if bias is None and not dropout and flash_takes(q):
         reach = -1 if window is None else window
         span = (reach, 0 if causal else reach)
         states = varlen_attn(q, k, v, offsets, key_offsets, longest, key_longest, window_size=span)
@@ -122,6 +122,17 @@ def padded_attention(
             allowed = allowed | torch.eye(q.shape[1], dtype=torch.bool, device=q.device)
     scores = _added(allowed, bias, q.dtype)
     return _attend(q, k, v, scores, dropout)
+
+
+def flash_takes(q: torch.Tensor) -> bool:
+    """Whether FlashAttention has a kernel for q (T, H, Dh): half precision, Dh 8, 16, … 256, Ampere on."""
+    return (
+        _VARLEN
+        and q.is_cuda
+        and q.dtype in (torch.float16, torch.bfloat16)
+        and q.shape[-1] in range(8, 257, 8)
+        and torch.cuda.get_device_properties(q.device).major >= 8
+    )
 
 
 def _by_equal_length(

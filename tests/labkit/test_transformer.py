@@ -1,12 +1,15 @@
 """The transformer against torch.nn and Hugging Face, packed against padded, and what tokens may see."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from labkit.models.attention import padded_attention, varlen_attention
+from labkit.models.attention import flash_takes, padded_attention, varlen_attention
 from labkit.models.hugging_face import from_hugging_face, load_transformer, to_hugging_face
 from labkit.models.positions import rotate, rotation
 from labkit.models.pretrained import load_body
@@ -455,15 +458,30 @@ class TestTransformer:
             call(small())
 
 
+@pytest.mark.parametrize(
+    ("width", "generation", "dtype", "taken"),
+    [(64, 9, torch.bfloat16, True), (256, 8, torch.float16, True), (25, 9, torch.bfloat16, False),
+     (264, 9, torch.bfloat16, False), (64, 7, torch.float16, False), (64, 9, torch.float32, False)],
+)  # fmt: skip
+def test_flash_attention_is_used_only_where_it_has_a_kernel(width, generation, dtype, taken, monkeypatch):
+    """On tensors that claim to be on a GPU: torch refuses other heads and older cards only on a real one."""
+    card = SimpleNamespace(major=generation)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    with FakeTensorMode():
+        q = torch.empty(7, 2, width, dtype=dtype, device="cuda")
+        assert flash_takes(q) == taken
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(
     not torch.cuda.is_available(), reason="SKIPPED: no CUDA device; attention there is untested"
 )
+@pytest.mark.parametrize("width", [32, 25])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize(("causal", "window"), [(False, None), (True, None), (True, 3)])
-def test_gpu_equals_cpu(dtype, causal, window):
+def test_gpu_equals_cpu(dtype, causal, window, width):
     offsets = offsets_of(torch.tensor(LENGTHS))
-    inputs = [torch.randn(sum(LENGTHS), 4, 32) for _ in range(3)]
+    inputs = [torch.randn(sum(LENGTHS), 4, width) for _ in range(3)]
     ours = [x.cuda().to(dtype).requires_grad_() for x in inputs]
     theirs = [x.detach().double().cpu().requires_grad_() for x in ours]
     states = varlen_attention(*ours, offsets.cuda(), 12, causal, window=window)
