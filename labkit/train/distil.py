@@ -83,7 +83,7 @@ def distil_encoder(
     The loss is a weighted sum of, for unit vectors s_i of the student and t_i of the teacher,
 
         embedding:  mean over i of |s_i - t_i|^2 = 2 - 2 cos(s_i, t_i)
-        similarity: KL between the softmax over j != i of t_i t_j / T and that of s_i s_j / T, times T^2
+        similarity: KL between the softmax over j != i of t_i t_j / T and that of s_i s_j / T, mean over i
         hidden:     mean squared difference of token states between layers that correspond
 
     Sources: Reimers and Gurevych, "Making monolingual sentence embeddings multilingual using knowledge

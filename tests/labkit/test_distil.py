@@ -69,6 +69,28 @@ def test_a_whole_copy_has_nothing_to_learn(teacher):
         assert max(history.losses) < 1e-5, parts
 
 
+def test_the_losses_are_those_of_the_docstring(teacher):
+    """The first step's loss of a student that has something to learn, from vectors by the formulas."""
+    student = student_of(teacher, [0, 3])
+    for module in student.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    s, t = (torch.from_numpy(m.encode(TEXTS[:8])).double() for m in (student, teacher))
+    own = torch.eye(8, dtype=torch.bool)
+    log_q, log_p = ((v @ v.T / 0.2).masked_fill(own, -1e9).log_softmax(1) for v in (s, t))
+    expected = {
+        (1, 0): (s - t).square().sum(1).mean().item(),
+        (0, 1): (log_p.exp() * (log_p - log_q)).sum(1).mean().item(),
+    }
+    assert expected[1, 0] > 0.1
+    assert expected[0, 1] > 0.01
+    config = TrainConfig(batch_size=8, learning_rate=1e-9, precision="fp32")
+    for weights, value in expected.items():
+        parts = DistilConfig(*weights, temperature=0.2)
+        history = distil_encoder(teacher, student, TEXTS[:8], config, parts, progress=False)
+        assert history.losses[0] == pytest.approx(value, rel=1e-3)
+
+
 def test_the_hidden_loss_leaves_padding_out(teacher):
     student = student_of(teacher, [1, 4])
     batch = teacher.tokenize(["a sofa", "a very long garden hose with a spray gun"])
