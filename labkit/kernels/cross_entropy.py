@@ -195,10 +195,16 @@ def _loss_and_gradients(
             by_offset = scale * by_offset.sub_(spread * row_weight.sum())
     return (
         loss,
-        None if by_hidden is None or not wanted[0] else by_hidden.to(hidden.dtype),
-        None if by_weight is None else by_weight.to(weight.dtype),
-        None if by_offset is None or bias is None else by_offset.to(bias.dtype),
+        None if by_hidden is None or not wanted[0] else by_hidden.to(_kept(hidden)),
+        None if by_weight is None else by_weight.to(_kept(weight)),
+        None if by_offset is None or bias is None else by_offset.to(_kept(bias)),
     )
+
+
+def _kept(values: torch.Tensor) -> torch.dtype:
+    """The dtype of a gradient until backward, where autograd makes it that of ``values``."""
+    # The gradient of a mean over many positions is below float16's least number until a loss scale lifts it.
+    return torch.float32 if values.dtype == torch.float16 else values.dtype
 
 
 def _check(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from labkit.kernels import (
     attention_pool,
@@ -97,6 +98,18 @@ def test_autocast_multiplies_in_its_dtype_and_returns_gradients_in_the_parameter
     rounded = linear_cross_entropy(hidden.bfloat16(), weight.bfloat16(), target)
     assert loss.item() == rounded.item()  # the rounding of the products is there,
     assert loss.item() != linear_cross_entropy(hidden, weight, target).item()  # and it is visible
+
+
+def test_a_loss_scale_lifts_gradients_that_float16_cannot_hold():
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(4000, 16, generator=generator).half().requires_grad_()
+    weight = (0.01 * torch.randn(300, 16, generator=generator)).half()
+    target = torch.randint(300, (4000,), generator=generator)
+    exact = hidden.detach().double().requires_grad_()
+    (found,) = torch.autograd.grad(2**14 * linear_cross_entropy(hidden, weight, target), hidden)
+    (right,) = torch.autograd.grad(2**14 * F.cross_entropy(exact @ weight.double().T, target), exact)
+    assert found.dtype == torch.float16
+    assert (found - right).norm() < 1e-3 * right.norm()  # rounded once
 
 
 def test_without_gradients_none_is_computed(monkeypatch):
