@@ -191,8 +191,8 @@ def sequence_job(
         batch, times = histories.packed(chosen, model.longest + 1)
         example = model.example(batch.to(device), None if times is None else times.to(device))
         # At the widths of these models a CPU loses more on converting to bf16 than it gains by it; only the
-        # softmax over all items gains.
-        with torch.autocast(device.type, enabled=device.type != "cpu"):
+        # softmax over all items gains. A GPU's precision stays the one that was asked for.
+        with torch.autocast("cpu", enabled=False):
             states = model(example.inputs, example.times)  # (T, D)
         if example.places is not None:
             states = states[example.places]  # (P, D)

@@ -209,6 +209,19 @@ def test_a_run_resumes_and_another_loss_is_another_run(tmp_path):
         run("bce", tmp_path / "run")
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="SKIPPED: no CUDA device; the format models train in is untested"
+)
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_gpu_trains_in_the_precision_that_was_asked_for(precision, dtype):
+    histories = Histories.from_events(*some_histories()[:2])
+    model, formats = GRU4Rec(20, width=8, hidden=8).cuda(), set()
+    model.register_forward_hook(lambda module, inputs, states: formats.add(states.dtype))
+    train_sequences(model, histories, TrainConfig(batch_size=16, precision=precision), progress=False)
+    assert formats == {dtype}
+
+
 def test_wrong_input_is_refused():
     model = SASRec(20, width=8, longest=8)
     one = Histories.from_events(np.arange(5), np.arange(5))
