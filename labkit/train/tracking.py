@@ -43,10 +43,10 @@ class TensorBoard:
     """Event files for ``tensorboard --logdir FOLDER``.
 
     A resumed run writes a second file, which tells TensorBoard to forget the steps after the checkpoint that
-    it went on from.
+    it went on from: all of them where it was killed before the first checkpoint.
 
     Args:
-        folder: for the files of this run.
+        folder: for the files of this run; of another run's in it TensorBoard would show nothing.
 
     Raises:
         ModuleNotFoundError: the package tensorboard is missing.
@@ -57,7 +57,7 @@ class TensorBoard:
         self.module = _needed("torch.utils.tensorboard", "tensorboard")
 
     def begin(self, settings: Mapping[str, Any], step: int) -> None:
-        self.writer = self.module.SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
+        self.writer = self.module.SummaryWriter(str(self.folder), purge_step=step + 1 if step else 0)
         self.writer.add_text(
             "settings", "\n".join(f"- {key}: {value}" for key, value in settings.items()), step
         )

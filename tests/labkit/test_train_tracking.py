@@ -94,6 +94,15 @@ def test_a_resumed_run_goes_on_with_the_curves_where_the_checkpoint_was(tmp_path
     assert [step for step, _ in curves(tmp_path / "curves")["loss"]] == list(range(1, STEPS + 1))
 
 
+def test_a_run_killed_before_its_first_checkpoint_leaves_no_steps_behind(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(TensorBoard(tmp_path), stop_at=3)
+    run(TensorBoard(tmp_path))
+    found = curves(tmp_path)
+    assert [step for step, _ in found["loss"]] == list(range(1, STEPS + 1))
+    assert [step for step, _ in found["validation"]] == [0, 4, 8, 10]
+
+
 def test_weights_and_biases_stays_offline_and_holds_the_losses(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "online")  # the environment can't send it out
     history = run(WeightsAndBiases(tmp_path))
