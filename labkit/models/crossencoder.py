@@ -61,7 +61,7 @@ class CrossEncoder(nn.Module):
             ValueError: the device does not exist here, or the model is a classifier with a head of its own.
         """
         with torch.random.fork_rng(devices=[]):  # a fresh head must not move the caller's random numbers
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             model = cls(*load_body(name))
         if Path(name, _HEAD).exists():
             model.head.load_state_dict(load_file(Path(name, _HEAD)))

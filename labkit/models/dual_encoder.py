@@ -92,7 +92,7 @@ class DualEncoder(nn.Module):
         super().__init__()
         self.image, self.text, self.tokenize = image, text, tokenize
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay where they are
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.image_projection = nn.Linear(image_width, width, bias=False)
             self.text_projection = nn.Linear(text_width, width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))

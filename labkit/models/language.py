@@ -36,7 +36,7 @@ class LanguageModel(nn.Module):
         self.transformer = Transformer(config, seed)
         if not config.causal:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed + 1)
+                torch.default_generator.manual_seed(seed + 1)
                 self.dense = nn.Linear(config.width, config.width)
                 nn.init.normal_(self.dense.weight, std=0.02)
             nn.init.zeros_(self.dense.bias)

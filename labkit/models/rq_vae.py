@@ -59,7 +59,7 @@ class RQVAE(nn.Module):
         super().__init__()
         self.sizes, self.commitment, self.decay = tuple(sizes), commitment, decay
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.encoder = _layers([width, *hidden, latent])
             self.decoder = _layers([latent, *reversed(hidden), width])
         for level, size in enumerate(self.sizes):

@@ -175,7 +175,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay where they are
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.tokens = nn.Embedding(config.vocabulary, config.width)
             if config.positions == "learned":
                 self.places = nn.Embedding(config.longest, config.width)

@@ -67,7 +67,7 @@ class TwoTower(nn.Module):
         self.register_buffer("features", features)
         self.register_buffer("known", torch.zeros(items, dtype=torch.bool))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.item_tower = _Tower(items, features.shape[1], hidden, width)
             # Its own tables: what an item says of those who looked at it is not what it is.
             self.user_tower = _Tower(items, features.shape[1] + user_features, hidden, width)

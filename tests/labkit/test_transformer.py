@@ -10,10 +10,15 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, LlamaConf
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from labkit.models.attention import flash_takes, padded_attention, varlen_attention
+from labkit.models.dual_encoder import DualEncoder
 from labkit.models.hugging_face import from_hugging_face, load_transformer, to_hugging_face
+from labkit.models.language import LanguageModel
 from labkit.models.positions import rotate, rotation
 from labkit.models.pretrained import load_body
+from labkit.models.rq_vae import RQVAE
+from labkit.models.sequential import HSTU, GRU4Rec
 from labkit.models.transformer import Transformer, TransformerConfig
+from labkit.models.vision import CNNConfig, ResidualNetwork, VisionTransformer, ViTConfig
 from labkit.text.packing import (
     Packed,
     from_padded,
@@ -429,6 +434,20 @@ class TestTransformer:
         assert torch.equal(torch.get_rng_state(), before)
         assert torch.equal(first.tokens.weight, second.tokens.weight)
         assert not torch.equal(first.tokens.weight, other.tokens.weight)
+
+    def test_a_new_model_does_not_reseed_the_gpus(self, monkeypatch):
+        """They belong to the caller; fork_rng(devices=[]) does not give their random numbers back."""
+        reseeded = []
+        monkeypatch.setattr(torch.cuda, "manual_seed_all", reseeded.append)
+        shape = small().config
+        LanguageModel(shape)  # a transformer, and a head of its own
+        GRU4Rec(5, width=4, hidden=4)
+        HSTU(5, width=8)
+        RQVAE(4, sizes=(2,), latent=2, hidden=())
+        ResidualNetwork(CNNConfig(widths=(2,)))
+        VisionTransformer(ViTConfig(width=4, layers=1, heads=1, feedforward=4))
+        DualEncoder(nn.Identity(), nn.Identity(), list, 2, 2)
+        assert not reseeded
 
     def test_dropout_only_while_training(self):
         model = small(dropout=0.5, attention_dropout=0.5)

@@ -46,7 +46,7 @@ class GRU4Rec(SequenceModel):
     ) -> None:
         super().__init__(items, longest)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.embedding = nn.Embedding(items, width)
             nn.init.normal_(self.embedding.weight, std=0.02)
             self.norm = nn.LayerNorm(width)  # without it the gates see numbers of 0.02 and stay half open

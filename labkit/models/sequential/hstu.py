@@ -155,7 +155,7 @@ class HSTU(SequenceModel):
             raise ValueError(f"A width of {width} cannot be shared equally by {heads} heads.")
         self.time_buckets = time_buckets
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.embedding = nn.Embedding(items, width)
             self.places = nn.Embedding(longest, width)
             self.layers = nn.ModuleList(

@@ -89,7 +89,7 @@ class ResidualNetwork(nn.Module):
         config = config or CNNConfig()
         self.width = config.widths[-1]  # D
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay where they are
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.stem = ConvNorm(3, config.widths[0], 3, stride=2)
             inputs, blocks = config.widths[0], []
             for stage, outputs in enumerate(config.widths):

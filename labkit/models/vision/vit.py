@@ -64,7 +64,7 @@ class VisionTransformer(nn.Module):
             epsilon=1e-6,
         )
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay where they are
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             # A stride as long as the kernel: each patch once, times one (3 * patch * patch, D) matrix.
             self.patches = nn.Conv2d(3, config.width, config.patch, stride=config.patch)
             self.places = nn.Parameter(0.02 * torch.randn((config.size // config.patch) ** 2, config.width))
