@@ -269,22 +269,20 @@ def quantize(
             f"Linear layers become int8 or int4 and embeddings int8, not {linear} and {embedding}."
         )
     before = model_bytes(model)
-    replaced = 0
-    for name, module in list(model.named_modules()):
-        for part, child in list(module.named_children()):
-            full = f"{name}.{part}" if name else part
-            made: nn.Module
-            if any(word in full for word in skip):
-                continue
-            # Exactly these types: a subclass does something of its own, which the copy would not.
-            if type(child) is nn.Linear and linear:
-                made = Int8Linear(child) if linear == "int8" else Int4Linear(child, group)
-            elif type(child) is nn.Embedding and embedding:
-                made = Int8Embedding(child)
-            else:
-                continue
-            setattr(module, part, made)
-            replaced += 1
-    if not replaced:
+    copies: dict[nn.Module, nn.Module] = {}  # a table that several parts share stays one table
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if not name or any(word in name for word in skip):
+            continue
+        # Exactly these types: a subclass does something of its own, which the copy would not.
+        if type(module) is nn.Linear and linear:
+            if module not in copies:
+                copies[module] = Int8Linear(module) if linear == "int8" else Int4Linear(module, group)
+        elif type(module) is nn.Embedding and embedding:
+            if module not in copies:
+                copies[module] = Int8Embedding(module)
+        else:
+            continue
+        model.set_submodule(name, copies[module])
+    if not copies:
         raise ValueError("The model has no linear layer or embedding table that could be quantised.")
     return Sizes(before, model_bytes(model))

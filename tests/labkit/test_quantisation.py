@@ -181,6 +181,18 @@ def test_a_whole_model_is_replaced_and_measured():
         quantize(Scorer(), linear="int2")
 
 
+def test_a_table_that_two_parts_share_stays_one_table():
+    """As in T5, whose encoder and decoder hold the same embedding under their own names."""
+    table, linear = nn.Embedding(100, 64), layer(64, 64)
+    inner = nn.ModuleDict({"tokens": table, "first": linear, "second": linear})
+    shared = nn.ModuleDict({"tokens": table, "inner": inner})
+    sizes = quantize(shared)
+    assert shared["tokens"] is shared["inner"]["tokens"]
+    assert shared["inner"]["first"] is shared["inner"]["second"]
+    # A scale for each row, and the layer's bias.
+    assert sizes.after == (100 * 64 + 100 * 4) + (64 * 64 + 64 * 4 + 64 * 4)
+
+
 def test_the_encoder_in_8_bits_finds_the_same_neighbours():
     exact = BiEncoder.from_pretrained("minilm", device="cpu")
     fast = copy.deepcopy(exact)
