@@ -88,15 +88,15 @@ def train(
     start = time.perf_counter()
     with processes():
         job = TASKS[task].build(config, size, device)
+        if into is not None and job.save is None:
+            raise ValueError(f"The task {task} does not save its model; leave --into out.")
         if steps is not None:
             job = replace(job, steps=steps)
         history = job.run(config, checkpoint, tracker=_tracker(track, curves))
         first = Group.present().rank == 0
     if not first:
         return
-    if into is not None:
-        if job.save is None:
-            raise ValueError(f"The task {task} does not save its model; leave --into out.")
+    if into is not None and job.save is not None:
         job.save(into)
     seconds = time.perf_counter() - start
     if as_json:

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from labkit import cli
 from labkit.models import BiEncoder
-from labkit.train.tasks import TASKS
+from labkit.train import Job, TrainConfig
+from labkit.train.tasks import TASKS, Task
 
 QUICK = ["--size", "tiny", "--steps", "2", "--batch-size", "4", "--precision", "fp32"]
 
@@ -67,3 +68,11 @@ def test_wrong_settings_and_other_runs_are_one_sentence(tmp_path, monkeypatch, c
     assert refused("--accumulate", "0") == "labkit: TrainConfig.accumulate must be at least 1, not 0."
     (tmp_path / "run").write_bytes(b"torn")
     assert "is not a training checkpoint" in refused("--checkpoint", str(tmp_path / "run"))
+
+
+def test_a_model_that_cannot_be_saved_is_refused_before_it_is_trained(tmp_path, monkeypatch):
+    never = lambda micro: pytest.fail("it was trained")  # noqa: E731
+    task = Task("", TrainConfig(), lambda config, size, device: Job(torch.nn.Linear(1, 1), never, steps=1))
+    monkeypatch.setitem(TASKS, "line", task)
+    with pytest.raises(ValueError, match="line does not save its model; leave --into out"):
+        CliRunner().invoke(cli.app, ["train", "line", "--into", str(tmp_path)], catch_exceptions=False)
