@@ -178,7 +178,7 @@ class Int4Linear(nn.Module):
         group: weights that share a range, an even number.
 
     Raises:
-        ValueError: the group does not divide the inputs or is odd, or a weight is not finite.
+        ValueError: the group does not divide the inputs or is odd, or a weight is beyond half precision.
     """
 
     packed: torch.Tensor  # (N, K / 2) uint8
@@ -195,8 +195,8 @@ class Int4Linear(nn.Module):
                 "it must divide them and be even."
             )
         weight = linear.weight.detach().float().view(self.out_features, -1, group)  # (N, K / G, G)
-        if not torch.isfinite(weight).all():
-            raise ValueError("Weights with NaN or infinite entries cannot be quantised.")
+        if not (weight.abs() <= torch.finfo(torch.float16).max).all():
+            raise ValueError("Weights that are NaN or beyond half precision (65504) cannot be quantised.")
         # The range is rounded to half precision first, and the levels are counted in what was stored.
         least = weight.amin(-1, keepdim=True).half()
         scale = ((weight.amax(-1, keepdim=True) - least.float()) / 15).clamp(min=1e-7).half()

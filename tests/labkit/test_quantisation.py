@@ -145,6 +145,11 @@ def test_smaller_groups_err_less():
     for group in (7, 1, 256):
         with pytest.raises(ValueError, match="does not fit 384 inputs"):
             Int4Linear(linear, group)
+    for wrong in (float("nan"), 70_000.0):
+        with torch.no_grad():
+            linear.weight[3, 5] = wrong
+        with pytest.raises(ValueError, match="beyond half precision"):
+            Int4Linear(linear)
 
 
 class Scorer(nn.Module):
