@@ -129,7 +129,8 @@ def part_importance(
 
     Args:
         body: a BERT-shaped encoder with L layers, read in evaluation mode; its gradients stay as they are.
-        losses: each computes the loss of one padded batch with ``body``.
+        losses: each computes the loss of one padded batch with ``body``, summed over its texts; by a mean,
+            texts of a large batch would count less than those of a small one.
 
     Returns:
         Heads (L, H) and neurons (L, F) float32, 0 or more.
