@@ -101,13 +101,15 @@ def _zipf(size: int, exponent: float) -> np.ndarray:
 
 def _implicit(train: csr_matrix) -> MatrixFactorisation:
     from implicit.cpu.als import AlternatingLeastSquares
+    from threadpoolctl import threadpool_limits
 
-    model = AlternatingLeastSquares(
-        CONFIG.factors, CONFIG.regularization, 1.0, iterations=CONFIG.iterations, random_state=0
-    )
-    confidence = train.copy()
-    confidence.data = 1 + np.float32(CONFIG.alpha) * confidence.data
-    model.fit(confidence, show_progress=False)
+    with threadpool_limits(1, "blas"):  # it asks for this in a warning, and ours does it
+        model = AlternatingLeastSquares(
+            CONFIG.factors, CONFIG.regularization, 1.0, iterations=CONFIG.iterations, random_state=0
+        )
+        confidence = train.copy()
+        confidence.data = 1 + np.float32(CONFIG.alpha) * confidence.data
+        model.fit(confidence, show_progress=False)
     return MatrixFactorisation(torch.from_numpy(model.user_factors), torch.from_numpy(model.item_factors))
 
 
