@@ -115,7 +115,8 @@ def padded_attention(
     """
     allowed = _allowed(q.shape[1], causal, window, q.device)  # (L, L) or None
     if mask is not None:
-        seen = mask[:, None, None, :]  # (B, 1, 1, M)
+        # A sequence that is all padding sees all of it: its NaN would reach the gradient of every weight.
+        seen = (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]  # (B, 1, 1, M)
         allowed = seen if allowed is None else allowed & seen
         if causal or window is not None:
             # A padded query may see no key at all, and a softmax over nothing is NaN: let it see itself.

@@ -159,6 +159,17 @@ class TestAttention:
         states = padded_attention(q, k, v, torch.tensor([[False, False, True, True]]), causal=True)
         assert states.isfinite().all()
 
+    @pytest.mark.parametrize("causal", [False, True])
+    def test_a_sequence_of_padding_spoils_no_gradient(self, causal):
+        x = torch.randn(2, 3, 2, 4)
+        weight = torch.ones(4, requires_grad=True)
+        states = padded_attention(
+            *[x * weight] * 3, torch.tensor([[True, True, False], [False] * 3]), causal=causal
+        )
+        (spoilt,) = torch.autograd.grad(states[0, :2].sum(), weight)
+        alone = padded_attention(*[x[:1, :2] * weight] * 3, causal=causal)
+        torch.testing.assert_close(spoilt, torch.autograd.grad(alone.sum(), weight)[0])
+
     @pytest.mark.parametrize("autocast", [False, True])
     def test_bf16(self, autocast):
         """The format of the inputs comes back, and only inputs and outputs are rounded to it."""
