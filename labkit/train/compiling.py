@@ -32,10 +32,11 @@ def compiled(
         device: of the model.
     """
     if wanted is True or (wanted == "auto" and device.type == "cuda" and steps >= _WORTH):
+        before = model._compiled_call_impl
         model.compile(dynamic=True)
         try:
             yield
         finally:
-            model._compiled_call_impl = None
+            model._compiled_call_impl = before
     else:
         yield

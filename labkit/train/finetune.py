@@ -99,7 +99,7 @@ def retrieval_job(
         columns = [offered[pair[place]] for place in range(1, len(batch[0])) for pair in batch]
         # Queries and products in one pass, so that each weight matrix is read once.
         together = rows + [len(asked) + column for column in columns]
-        vectors = encoder.embed(batched(encoder, read, together))  # (2B or 3B, D)
+        vectors = encoder(batched(encoder, read, together))  # (2B or 3B, D); a call is what gets compiled
         mask = torch.from_numpy(right[rows][:, columns].toarray())  # (B, B or 2B)
         mask[:, len(batch) :].fill_diagonal_(False)  # each query keeps the hard negative chosen for it
         queries, products, negatives = vectors.tensor_split([len(batch), 2 * len(batch)])
@@ -157,7 +157,7 @@ def fine_tune_cross_encoder(
 
     def step_loss(micro: int) -> torch.Tensor:
         chosen = batches.batch(micro)
-        return bce(model.logits(batched(model, read, chosen)), targets[chosen])
+        return bce(model(batched(model, read, chosen)), targets[chosen])
 
     job = Job(
         model,

@@ -18,6 +18,7 @@ from labkit.device import PRECISIONS
 from labkit.models import BiEncoder, CrossEncoder
 from labkit.train import TrainConfig, fine_tune, fine_tune_cross_encoder, fit
 from labkit.train.checkpoint import Checkpoint
+from labkit.train.compiling import compiled
 from labkit.train.optimizer import adamw, schedule
 
 THINGS = [
@@ -444,6 +445,25 @@ def test_compiled_training_gives_the_same_result_and_leaves_the_model_as_it_was(
     plain, compiled = train(False), train(True)
     assert (plain[1], compiled[1], train("auto")[1]) == ({False}, {True}, {False})
     assert compiled[0] == pytest.approx(plain[0], rel=1e-5)
+
+
+def test_the_callers_own_compilation_comes_back():
+    model = regression()
+    model.compile(backend="eager")
+    before = model._compiled_call_impl
+    with compiled(model, True, 9, torch.device("cpu")):
+        assert model._compiled_call_impl is not before
+    assert model._compiled_call_impl is before
+
+
+def test_fine_tuning_calls_the_model_because_only_a_call_is_compiled():
+    base, calls = small(), []
+    base.register_forward_hook(lambda *_: calls.append("encoder"))
+    fine_tune(base, PAIRS, TrainConfig(batch_size=6), progress=False)
+    model = CrossEncoder(base.body, base.tokenizer, 32)
+    model.register_forward_hook(lambda *_: calls.append("cross-encoder"))
+    fine_tune_cross_encoder(model, [("a", "b", 1.0)] * 6, TrainConfig(batch_size=6), progress=False)
+    assert calls == ["encoder", "encoder", "cross-encoder"]
 
 
 def test_gradients_left_by_the_caller_do_not_count():
