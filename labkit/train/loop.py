@@ -84,6 +84,8 @@ def fit(
     """
     if steps < 1:
         raise ValueError(f"There is nothing to train: {steps} steps.")
+    if next(model.parameters(), None) is None:
+        raise ValueError("The model has no parameter to train.")
     group = Group.present()
     mine = group.share(config.accumulate)
     device = choose_device(str(next(model.parameters()).device), config.precision)
@@ -120,12 +122,14 @@ def fit(
             for place in mine:
                 micro = step * config.accumulate + place
                 seed_micro_batch(config.seed, micro, device.device)
-                with explained(model, micro), device.autocast():
-                    loss = parallel.loss(step_loss, micro, last=place == mine[-1])
-                require_number(loss, micro)
-                scaler.scale(loss / config.accumulate).backward()
+                with explained(model, micro):
+                    with device.autocast():
+                        loss = parallel.loss(step_loss, micro, last=place == mine[-1])
+                    require_number(loss, micro)
+                    scaler.scale(loss / config.accumulate).backward()
                 losses[place] = loss.detach()
-            losses = group.sum(losses).cpu()
+            with explained(model, micro):  # a GPU reports late, at the latest when it is asked for numbers
+                losses = group.sum(losses).cpu()
 
             scaler.unscale_(optimizer)
             norm = float(whole(nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)))

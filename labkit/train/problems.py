@@ -41,7 +41,8 @@ def explained(model: nn.Module, micro: int) -> Iterator[None]:
             raise
         # A GPU reports late and without the values, and its context is lost.
         raise ValueError(
-            f"An id or label of micro-batch {micro} is out of range; on the CPU the message would say which."
+            f"An id or label of micro-batch {micro}, or of one shortly before it, is out of range; on the "
+            "CPU the message would say which."
         ) from error
 
 

@@ -76,6 +76,22 @@ def steep(model, loss):
     return loss + (model.head.weight * 0).square().sum().sqrt()
 
 
+class Asserted(torch.autograd.Function):
+    """What a GPU does with a label out of range: the kernels go on, and a later call gets the error."""
+
+    @staticmethod
+    def forward(ctx, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+def reported_late(model, loss):
+    return Asserted.apply(loss)
+
+
 def not_reduced(model, loss):
     return F.cross_entropy(model(torch.tensor([3, 4])), torch.tensor([0, 1]), reduction="none")
 
@@ -87,6 +103,7 @@ MISHAPS = [
     (empty, FloatingPointError, r"micro-batch 7 \(step 3\) is nan; look at that batch \(an empty one"),
     (infinite, FloatingPointError, r"micro-batch 7 \(step 3\) is inf"),
     (steep, FloatingPointError, r"The gradient of step 3 is nan, although its loss is finite"),
+    (reported_late, ValueError, r"label of micro-batch 7, or of one shortly before it, is out of range"),
     (not_reduced, ValueError, r"micro-batch 7 must be one number, not a tensor of shape \(2,\)"),
 ]
 
@@ -157,6 +174,8 @@ def test_nothing_to_train_is_refused():
     model.requires_grad_(False)
     with pytest.raises(ValueError, match="no parameter to train"):
         fit(model, good(model), 1, CONFIG, progress=False)
+    with pytest.raises(ValueError, match="no parameter to train"):
+        fit(nn.ReLU(), good(model), 1, CONFIG, progress=False)
 
 
 def full_disk(file, fill):
