@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from labkit.train import (
     bce,
     bce_gradient,
+    bpr,
     info_nce,
     info_nce_gradient,
     margin_mse,
@@ -84,6 +85,21 @@ def test_scores_keep_their_precision_under_autocast():
     expected = info_nce(query, doc, 0.05, negatives=more)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(info_nce(query, doc, 0.05, negatives=more), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_losses_of_16_bit_scores_are_those_of_the_same_scores_in_float32(dtype):
+    """300 squared is beyond float16, and bfloat16 has three digits."""
+    high, low = (torch.tensor(scores, dtype=dtype) for scores in ([300.0, 1.2, 0.1], [0.0, 1.1, 2.3]))
+    rows = torch.stack([high, low])
+    for loss, inputs in (
+        (bce, (high, torch.tensor([0.0, 0.3, 1.0]))),
+        (bpr, (rows, rows, -rows, 0.01)),
+        (margin_mse, (high, low, low)),
+        (pairwise_logistic, (low, high)),
+    ):
+        wide = [each.float() if isinstance(each, torch.Tensor) else each for each in inputs]
+        assert torch.equal(loss(*inputs), loss(*wide)), loss.__name__
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -35,7 +35,7 @@ def margin_mse(positive: torch.Tensor, negative: torch.Tensor, teacher_margin: t
     """
     same_shape(positive, negative, teacher_margin)
     no_nan(teacher_margin, "The teacher's margins")
-    return ((positive - negative) - teacher_margin).square().mean()
+    return ((exact(positive) - exact(negative)) - teacher_margin).square().mean()
 
 
 def margin_mse_gradient(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from labkit.train.losses.inputs import same_shape
+from labkit.train.losses.inputs import exact, same_shape
 
 
 def pairwise_logistic(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
@@ -34,7 +34,7 @@ def pairwise_logistic(positive: torch.Tensor, negative: torch.Tensor) -> torch.T
         tensor(0.6931)
     """
     same_shape(positive, negative)
-    return F.softplus(negative - positive).mean()
+    return F.softplus(exact(negative) - exact(positive)).mean()
 
 
 def pairwise_logistic_gradient(
@@ -81,6 +81,7 @@ def bpr(
         tensor(0.3133)
     """
     same_shape(user, positive, negative)
+    user, positive, negative = exact(user), exact(positive), exact(negative)
     margin = (user * (positive - negative)).sum(dim=-1)  # (B,)
     lengths = user.square() + positive.square() + negative.square()
     return F.softplus(-margin).mean() + regularization / 2 * lengths.sum(dim=-1).mean()
