@@ -303,6 +303,8 @@ def test_class_errors():
         cross_entropy(logits, torch.tensor([0, 3]))
     with pytest.raises(ValueError, match="integers"):
         cross_entropy(logits, torch.tensor([0.0, 1.0]))
+    with pytest.raises(ValueError, match=r"int64\), not int32"):  # which torch refuses without naming it
+        cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1], dtype=torch.int32))
     with pytest.raises(ValueError, match="one label for each row"):
         cross_entropy(logits, torch.tensor([0]))
     with pytest.raises(ValueError, match="share"):

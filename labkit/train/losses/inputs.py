@@ -25,7 +25,7 @@ def not_empty(batch: torch.Tensor) -> None:
 
 def labels_exist(labels: torch.Tensor, classes: int, what: str) -> None:
     """Refuse numbers that are no class: on a GPU they would stop the process without saying which."""
-    if labels.dtype not in (torch.int64, torch.int32):
+    if labels.dtype != torch.int64:
         raise ValueError(f"{what} must be integers (int64), not {str(labels.dtype).removeprefix('torch.')}.")
     lowest, highest = labels.aminmax()
     if lowest < 0 or highest >= classes:
