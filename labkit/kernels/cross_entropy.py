@@ -41,8 +41,9 @@ def linear_cross_entropy(
     """Cross-entropy of ``scale * linear(hidden, weight, bias) + correction``; the logits are never stored.
 
     Matrix products run in the dtype of ``linear`` (the inputs', or autocast's), the softmax, all sums and the
-    gradients in at least float32. On a GPU the logits of 16-bit products stay float32. On a CPU those of bf16
-    are rounded to bf16, as PyTorch's are, and what the CPU only emulates (fp16) is computed in float32.
+    gradients in at least float32. The Triton kernel keeps the logits of 16-bit products in float32. Without
+    it those of bf16 are rounded to bf16, as PyTorch's are, so that the loss of a sure position can be a
+    little below 0, and fp16 is computed in float32.
 
     Relations: ``torch.nn.functional.cross_entropy(linear(hidden, weight, bias) * scale + correction, target,
     ignore_index=ignore_index, label_smoothing=smoothing, reduction=reduction)`` is the same number.
