@@ -257,6 +257,17 @@ def test_clear_refusals(tmp_path):
         LoRA(rank=0)
 
 
+@pytest.mark.parametrize("target", ["linear1", "out_proj"])
+def test_layers_whose_weight_torch_reads_by_itself_are_refused(target):
+    """Its fast path (linear1) and its attention (out_proj) would leave the change out, in silence."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    with pytest.raises(ValueError, match="reads its weight and does not call it"):
+        add_lora(nn.Sequential(layer), LoRA(targets=[target]))
+    with pytest.raises(ValueError, match="reads its weight and does not call it"):
+        add_lora(layer, LoRA(targets=[target]))
+    assert all(parameter.requires_grad for parameter in layer.parameters()), "left as it was"
+
+
 def test_leaves_the_callers_random_numbers_alone():
     torch.manual_seed(9)
     expected = torch.rand(1)

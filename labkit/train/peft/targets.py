@@ -21,7 +21,8 @@ def linears(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:
         Layers by name, in the model's order.
 
     Raises:
-        ValueError: a target that is the name of no linear layer.
+        ValueError: a target that is the name of no linear layer, or of one whose weight torch's own attention
+            reads without calling the layer, so that nothing put in its place would be asked.
 
     Example:
         >>> model = nn.ModuleDict({"query": nn.Linear(2, 2), "old_query": nn.Linear(2, 2)})
@@ -40,6 +41,14 @@ def linears(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:
         raise ValueError(
             f"No linear layer's name ends with {missing[0]!r}; this model's are {_shortened(names)}."
         )
+    for name in found:
+        owner = model.get_submodule(name.rpartition(".")[0])
+        # An encoder layer calls its linear layers in training, and in evaluation mode takes a fast path.
+        if isinstance(owner, nn.MultiheadAttention | nn.TransformerEncoderLayer):
+            raise ValueError(
+                f"{name} can't be changed: "
+                f"torch's {type(owner).__name__} reads its weight and does not call it."
+            )
     return found
 
 
