@@ -96,11 +96,13 @@ class MagnitudePruner:
         Before a step's loss is computed the pruned weights are set back to 0, and every so many steps more
         are taken, up to ``final`` at step ``end``. Call :meth:`apply` once after the training, for its last
         step. A pruned weight counts as 0 from then on. The masks are not part of a checkpoint, so such a run
-        is started anew rather than resumed.
+        is started anew rather than resumed; and with ``valid`` the best weights may be an early, denser model's,
+        which :meth:`apply` then cuts unprepared.
 
         Args:
             step_loss: as ``fit`` takes it.
-            start, end: the steps between which the sparsity rises, see :func:`cubic_sparsity`.
+            start, end: the steps between which the sparsity rises, see :func:`cubic_sparsity`; with
+                ``accumulate`` they are counted in micro-batches, as ``fit`` numbers them.
             final: the share that is 0 in the end.
             every: steps between prunings, which give the rest time to adapt.
 

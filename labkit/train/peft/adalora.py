@@ -114,7 +114,8 @@ def add_adalora(
     The budget of rank over all layers falls by a cubic curve from ``start_rank`` to ``rank`` times the number
     of layers; at each round the triplets (p, e, q) with the least smoothed sensitivity lose their singular
     value. Train inside ``allocator.allocating()`` and add ``allocator.penalty()`` to the loss. Importances
-    are not part of a training checkpoint, so such a run can't be resumed.
+    are not part of a training checkpoint, so such a run can't be resumed. Nor may fit get ``valid``: the best
+    weights, which it puts back, may be from before the last rank was taken, and exceed the budget.
 
     Relations: with equal ranks everywhere it is :func:`labkit.train.peft.add_lora`. Source: Zhang et al.,
     "Adaptive budget allocation for parameter-efficient fine-tuning", ICLR 2023; the ``peft`` library.
