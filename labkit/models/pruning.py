@@ -96,8 +96,8 @@ class MagnitudePruner:
         Before a step's loss is computed the pruned weights are set back to 0, and every so many steps more
         are taken, up to ``final`` at step ``end``. Call :meth:`apply` once after the training, for its last
         step. A pruned weight counts as 0 from then on. The masks are not part of a checkpoint, so such a run
-        is started anew rather than resumed; and with ``valid`` the best weights may be an early, denser model's,
-        which :meth:`apply` then cuts unprepared.
+        is started anew rather than resumed; and with ``valid`` the best weights may be an early, denser
+        model's, which :meth:`apply` then cuts unprepared.
 
         Args:
             step_loss: as ``fit`` takes it.
