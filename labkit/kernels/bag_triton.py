@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from labkit.kernels.triton_setup import INTERPRETED, widened
+from labkit.kernels.triton_setup import INTERPRETED, on_its_gpu, widened
 
 LONGEST = 20 if INTERPRETED else 1024  # rows that one program adds up
 
@@ -28,6 +28,7 @@ def _sum(weight, ids, offsets, sums, D: tl.constexpr, BD: tl.constexpr, BT: tl.c
     tl.store(sums + bag * D + d, total, mask=d < D)
 
 
+@on_its_gpu
 def gathered(weight: torch.Tensor, ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
     """As :func:`labkit.kernels.bag.reference`.
 

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from labkit.kernels.logsumexp import LOG2_E, Terms, reference
-from labkit.kernels.triton_setup import configurations, precision, splits, widened
+from labkit.kernels.triton_setup import configurations, on_its_gpu, precision, splits, widened
 
 
 @triton.autotune(
@@ -113,6 +113,7 @@ def _over_positions(
         tl.store(offset_out + part * classes + columns, by_offset, mask=inside)
 
 
+@on_its_gpu
 def fused(
     hidden: torch.Tensor,
     weight: torch.Tensor,

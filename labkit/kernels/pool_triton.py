@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from labkit.kernels.triton_setup import widened
+from labkit.kernels.triton_setup import on_its_gpu, widened
 
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
@@ -74,6 +74,7 @@ def _blocks(width: int) -> dict[str, int]:
     return {"D": width, "BD": wide, "BT": max(1, min(64, 4096 // wide))}
 
 
+@on_its_gpu
 def forward(
     values: torch.Tensor, offsets: torch.Tensor, query: torch.Tensor, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,6 +87,7 @@ def forward(
     return pooled, lse
 
 
+@on_its_gpu
 def backward(
     values: torch.Tensor,
     offsets: torch.Tensor,

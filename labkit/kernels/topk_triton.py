@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from labkit.kernels.topk import pack, unpack
-from labkit.kernels.triton_setup import INTERPRETED, precision, splits, widened
+from labkit.kernels.triton_setup import INTERPRETED, on_its_gpu, precision, splits, widened
 
 KEYS = 1 << 24  # int64 keys held at once, 128 MiB
 
@@ -78,6 +78,7 @@ def _scores(
         tl.store(scores + (row * chosen + tl.program_id(1)) * GROUP + place, z)
 
 
+@on_its_gpu
 def grouped(queries: torch.Tensor, items: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """As :func:`labkit.kernels.topk.reference`; rows without k scores above -inf are left wrong."""
     dtype = queries.dtype

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import TypeVar
 
 import torch
 import triton
 
 # With TRITON_INTERPRET=1, set before the kernels are imported, they run on the CPU, block by block, in NumPy.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+Results = TypeVar("Results")
+
+
+def on_its_gpu(launch: Callable[..., Results]) -> Callable[..., Results]:
+    """Triton launches on the current GPU: make it that of the first argument, a tensor, for the call."""
+
+    @wraps(launch)
+    def launched(first: torch.Tensor, *others: object) -> Results:
+        with torch.cuda.device_of(first):
+            return launch(first, *others)
+
+    return launched
 
 
 def configurations(blocks: Iterable[tuple[int, int]]) -> list[triton.Config]:

@@ -6,7 +6,14 @@ import traceback
 import kernel_cases as cases
 import torch
 
-from labkit.kernels import chosen, topk_triton
+from labkit.kernels import (
+    attention_pool,
+    chosen,
+    embedding_bag,
+    linear_cross_entropy,
+    top_k,
+    topk_triton,
+)
 
 f32, bf16, f16 = torch.float32, torch.bfloat16, torch.float16
 
@@ -55,7 +62,24 @@ def ragged_embedding_bag():
             cases.embedding_bag_case(seed, dtype, *shape, mode)
 
 
+def kernels_launch_on_the_gpu_of_their_tensors():
+    """There is none here, but each launch has to ask which it would be."""
+    asked, device_of = [], torch.cuda.device_of
+    torch.cuda.device_of = lambda tensor: (asked.append(tensor.shape), device_of(tensor))[1]
+    try:
+        x, offsets = torch.ones(3, 7, requires_grad=True), torch.tensor([0, 3])
+        linear_cross_entropy(x, torch.ones(5, 7), torch.tensor([0, 1, 2]))
+        top_k(x, torch.ones(5, 7), 2)
+        embedding_bag(torch.ones(4, 6), torch.tensor([0, 1, 2]), offsets)
+        assert asked == [(3, 7), (3, 7), (4, 6)], asked
+        attention_pool(x, offsets, torch.ones(7)).sum().backward()
+        assert asked[3:] == [(3, 7), (3, 7)], asked
+    finally:
+        torch.cuda.device_of = device_of
+
+
 CHECKS = [
+    kernels_launch_on_the_gpu_of_their_tensors,
     ragged_cross_entropy,
     cases.linear_cross_entropy_extremes_case,
     ties_and_ragged_top_k,

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 CHECKS = [
+    "kernels_launch_on_the_gpu_of_their_tensors",
     "ragged_cross_entropy",
     "linear_cross_entropy_extremes_case",
     "ties_and_ragged_top_k",
@@ -85,6 +86,19 @@ def test_compiled_equals_float64(dtype):
     best = (exact[0] @ exact[1].T).topk(10, dim=1)
     assert (best.values - scores.double()).abs().max() < 1e-2 * best.values.max()
     assert (ids == best.indices).double().mean() > 0.99
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NO SECOND GPU: kernels on another are NOT tested")
+def test_a_gpu_that_is_not_the_current_one():
+    from labkit.kernels import linear_cross_entropy
+
+    hidden = torch.randn(100, 32, generator=torch.Generator().manual_seed(0))
+    here, there = (
+        linear_cross_entropy(hidden.to(gpu), hidden.to(gpu), torch.arange(100, device=gpu))
+        for gpu in ("cuda:0", "cuda:1")
+    )
+    torch.testing.assert_close(here.cpu(), there.cpu())
 
 
 @pytest.mark.slow
