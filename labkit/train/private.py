@@ -13,6 +13,7 @@ from torch import nn
 from labkit.train.bar import bar
 from labkit.train.config import History, TrainConfig
 from labkit.train.optimizer import schedule
+from labkit.train.randomness import own_random_numbers, seed_micro_batch
 
 if TYPE_CHECKING:
     from opacus.grad_sample import GradSampleModule
@@ -194,8 +195,8 @@ def fit_private(
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * schedule(step, steps, config.warmup)
                 rows = (torch.rand(size, generator=draws) < rate).nonzero().flatten()
-                with torch.random.fork_rng(devices=[]):  # dropout's numbers come from the seed and the step
-                    torch.manual_seed(config.seed * 1_000_003 + step)
+                with own_random_numbers(inputs.device):  # dropout's numbers come from the seed and the step
+                    seed_micro_batch(config.seed, step, inputs.device)
                     values = loss(wrapped(inputs[rows]), labels[rows])  # (B,)
                 if values.shape != rows.shape:
                     raise ValueError(

@@ -192,6 +192,17 @@ def test_a_step_that_draws_nobody_adds_noise_alone():
     assert model.weight.std().item() == pytest.approx(2.0 * 0.5 * factor, rel=0.05)
 
 
+def test_a_seed_of_63_random_bits_as_the_docstring_recommends():
+    x, y = problem()
+    found = []
+    for seed in (2**62 + 5, 2**63 - 1):
+        config = TrainConfig(epochs=1, batch_size=20, learning_rate=0.1, seed=seed)
+        model = network()
+        fit_private(model, x, y, each, config, PrivacyConfig(None, delta=0.01, noise=1.0))
+        found.append(weights(model))
+    assert not torch.equal(*found)
+
+
 def test_what_gives_no_guarantee_is_refused():
     x, y = problem()
     config = TrainConfig(epochs=1, batch_size=10)
