@@ -20,11 +20,18 @@ def sequences(tokenizer: Any, texts: Sequence[str], longest: int, causal: bool) 
         causal: a part then begins with the last token of the part before it, so that every token but the
             first of a text is predicted, once. Otherwise parts with nothing but special tokens are left out.
 
+    Raises:
+        ValueError: ``longest`` leaves no token to predict.
+
     Example:
         >>> from labkit.text.vocabulary import train_vocabulary
         >>> sequences(train_vocabulary([], 261), ["ABCD"], longest=3, causal=True)
         [[1, 36, 37], [37, 38, 39], [39, 2]]
     """
+    if longest < 1 + causal:
+        raise ValueError(
+            f"Sequences of {longest} tokens leave nothing to predict; take at least {1 + causal}."
+        )
     if not texts:
         return []
     token_ids = tokenizer(list(texts), verbose=False)["input_ids"]

@@ -87,6 +87,10 @@ class TestSequences:
         predicted = [token for part in targets for token in part]
         assert predicted == [token for ids in tokenizer(TEXTS)["input_ids"] for token in ids[1:]]
 
+    def test_too_short_for_anything_to_predict(self, tokenizer):
+        with pytest.raises(ValueError, match="tokens leave nothing to predict; take at least 2"):
+            sequences(tokenizer, TEXTS, 1, causal=True)
+
     def test_masked_parts_hold_each_token_once(self, tokenizer):
         parts = sequences(tokenizer, TEXTS, 5, causal=False)
         special = set(tokenizer.all_special_ids)
