@@ -41,7 +41,7 @@ def run(folder, *names):
 def two(tmp_path_factory):
     """A folder with what two processes made of the scenarios, the last of which was killed."""
     folder = tmp_path_factory.mktemp("two")
-    done = run(folder, *scenarios.SCENARIOS, "again", "killed")
+    done = run(folder, *scenarios.SCENARIOS, "again", "refused", "killed")
     assert "SIGKILL" in done.stderr, done.stderr
     return folder
 
@@ -125,12 +125,10 @@ def test_torchrun_without_joining_is_refused(monkeypatch):
         fit(torch.nn.Linear(1, 1), lambda i: None, 1, TrainConfig(), progress=False)
 
 
-def test_a_failure_of_the_first_process_reaches_all():
-    """Alone, an action's result and its error pass through."""
-    alone = Group(0, 1)
-    assert alone.first(lambda: 5) == 5
-    with pytest.raises(OSError, match="full"):
-        alone.first(lambda: (_ for _ in ()).throw(OSError("full")))
+def test_a_failure_of_the_first_process_reaches_all(two):
+    messages = [(two / f"refused-{rank}").read_text() for rank in range(2)]
+    assert "could not be written" in messages[0]
+    assert messages[1] == messages[0]
 
 
 def test_the_command_under_torchrun_gives_the_result_of_the_command_alone(tmp_path):

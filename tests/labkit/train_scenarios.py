@@ -138,5 +138,11 @@ if __name__ == "__main__":
                 name == "killed"
             ):  # in the middle of step 5 (micro-batches 20 to 23), after a checkpoint at 4
                 train(checkpoint=Path(folder, "killed"), killed_at=22)
+            elif name == "refused":  # only the first process tries to write, and cannot
+                Path(folder, "file").touch()
+                try:
+                    train(checkpoint=Path(folder, "file", "run"))
+                except OSError as error:
+                    Path(folder, f"{name}-{os.environ['RANK']}").write_text(str(error))
             else:
                 record(folder, "resumed", *train(checkpoint=Path(folder, "killed")))
