@@ -72,7 +72,8 @@ def fit(
         FloatingPointError: the loss, the gradient or a validation is not a finite number.
         OSError: the checkpoint can't be written.
 
-        Whichever it is, the last checkpoint is intact, and the weights are those before the failed step.
+        Whichever it is, the last checkpoint is intact, and the weights are those before the failed step. (Not
+        with ``config.shard`` under torchrun: the model stays in pieces; build it anew and resume.)
 
     Example:
         >>> x = torch.linspace(-1, 1, 32).unsqueeze(1)
