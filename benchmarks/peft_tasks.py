@@ -84,7 +84,8 @@ def banking_task(
     """Banking77 with few examples: which of 77 intents a question has; the value is 1 where it is right.
 
     The head starts from the mean vector of each intent (Snell, Swersky and Zemel, "Prototypical networks",
-    2017), so the untrained model is the nearest-centroid classifier, and a method's gain is what tuning adds.
+    2017), so the untrained model takes the mean of largest inner product, and a method's gain is what tuning
+    adds.
 
     Args:
         config: its ``max_length`` counts.

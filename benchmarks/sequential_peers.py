@@ -18,7 +18,10 @@ from labkit.train.sequences import Histories
 
 
 class PaddedSASRec(nn.Module):
-    """SASRec as it is mostly written: everybody padded to ``longest`` places, torch's own layers."""
+    """SASRec as it is mostly written: everybody padded to ``longest`` places, torch's own layers.
+
+    It drops attention weights too, which ours does not: a part of the ratio is that choice.
+    """
 
     def __init__(self, items: int, width: int, longest: int, dropout: float) -> None:
         super().__init__()

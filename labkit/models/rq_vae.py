@@ -21,10 +21,11 @@ class RQVAE(nn.Module):
 
         L = |x - decode(z^)|^2 + commitment * sum over levels of |r_l - codeword_l|^2
 
-    with r_l what the levels before l left of z, and no gradient into the codewords. They follow by moving
-    averages instead: each is the mean of the residuals that chose it lately (van den Oord, 2017, appendix A).
-    A codeword that hardly anybody chooses restarts at a residual of the present batch; without restarts most
-    of a codebook dies in the first epochs. The averages are this process's own: train it in one process.
+    each square a mean over its numbers, with r_l what the levels before l left of z, and no gradient into the
+    codewords. They follow by moving averages instead: each is the mean of the residuals that chose it lately
+    (van den Oord, 2017, appendix A). A codeword that hardly anybody chooses restarts at a residual of the
+    present batch; without restarts most of a codebook dies in the first epochs. The averages are this
+    process's own: train it in one process.
 
     Args:
         width: D_in, of the embeddings to quantise.

@@ -105,7 +105,7 @@ class Histories:
         if self.times is None:
             return batch, None
         seconds = self.times[places]
-        # float32 can't hold seconds since 1970; from the history's beginning it can.
+        # float32 holds seconds since 1970 to two minutes; from the history's beginning to 4 s after two years.
         return batch, (seconds - seconds[batch.offsets[:-1].long()][batch.rows]).float()
 
 
@@ -222,6 +222,8 @@ def binary_loss(
     """Binary cross-entropy of the right item against drawn ones, SASRec's loss.
 
         L = mean over places of  -log σ(x . w_y) - mean over drawn j != y of log σ(-x . w_j)
+
+    The paper draws from what the user has not had; here only y itself is left out.
 
     Args:
         states: (P, D).
