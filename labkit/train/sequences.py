@@ -50,19 +50,21 @@ class Histories:
 
     @classmethod
     def from_events(cls, users: np.ndarray, items: np.ndarray, times: np.ndarray | None = None) -> Histories:
-        """From one row per action; each user's rows are in order of time, users may be mixed.
+        """From one row per action; users may be mixed.
 
         Args:
             users: (S,) integers of any size; users come out in ascending order.
             items: (S,) integers from 0.
-            times: (S,) integer seconds, or None.
+            times: (S,) integer seconds, which order each user's actions, those of one second as they come;
+                None: each user's rows are in order already.
 
         Raises:
             ValueError: the arrays differ in length or are empty.
         """
         if not len(users) == len(items) > 0 or (times is not None and len(times) != len(users)):
             raise ValueError("Histories need one user, one item and, where given, one time per action.")
-        order = np.argsort(users, kind="stable")
+        # Stable. Were the last row not the latest action, a test on it would train on what came after.
+        order = np.argsort(users, kind="stable") if times is None else np.lexsort((times, users))
         lengths = np.unique(users, return_counts=True)[1]
         offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
         seconds = None if times is None else torch.from_numpy(times[order].astype(np.int64))
@@ -105,7 +107,7 @@ class Histories:
         if self.times is None:
             return batch, None
         seconds = self.times[places]
-        # float32 holds seconds since 1970 to two minutes; from the history's beginning to 4 s after two years.
+        # float32 is off by up to a minute since 1970, and by 2 s two years after a history's beginning.
         return batch, (seconds - seconds[batch.offsets[:-1].long()][batch.rows]).float()
 
 

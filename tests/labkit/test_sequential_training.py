@@ -41,7 +41,7 @@ def test_histories_are_those_of_a_dictionary():
     by_user: dict[int, list] = {}
     for name, item, second in zip(names.tolist(), ids.tolist(), seconds.tolist(), strict=True):
         by_user.setdefault(name, []).append((item, second))
-    plain = [by_user[name] for name in sorted(by_user)]
+    plain = [sorted(by_user[name], key=lambda action: action[1]) for name in sorted(by_user)]
     histories = Histories.from_events(names, ids, seconds)
     lengths = [len(user) for user in plain]
     assert [part.tolist() for part in histories.ids.split(lengths)] == [[i for i, _ in u] for u in plain]
