@@ -91,6 +91,8 @@ def choose(kernel: str, device: torch.device, dtype: torch.dtype = torch.float32
         return Choice(kernel, place, "faiss", "faiss is installed and faster from 20 queries on")
     if not forced and place != "cuda":
         return Choice(kernel, place, "chunked", f"Triton compiles for CUDA, not for {place}")
+    if place == "cuda" and torch.cuda.is_available() and torch.cuda.get_device_capability(device) < (8, 0):
+        return Choice(kernel, place, "chunked", "the card is older than Ampere, for which the kernels are")
     if not _installed("triton"):
         return Choice(kernel, place, "chunked", "triton is not installed")
     if width > TRITON_WIDTH[kernel]:

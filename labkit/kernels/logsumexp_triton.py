@@ -20,7 +20,8 @@ from labkit.kernels.triton_setup import configurations, on_its_gpu, precision, s
 
 
 @triton.autotune(
-    configurations(((128, 128), (128, 64), (64, 128), (64, 64), (64, 32))), key=["BD", "KIND", "MEAN"]
+    configurations(((128, 128), (128, 64), (64, 128), (64, 64), (64, 32), (32, 32))),
+    key=["BD", "KIND", "MEAN"],
 )
 @triton.jit
 def _over_classes(
@@ -69,7 +70,8 @@ def _over_classes(
 
 
 @triton.autotune(
-    configurations(((64, 128), (128, 128), (64, 64), (128, 64), (32, 64))), key=["BD", "KIND", "OFFSET"]
+    configurations(((64, 128), (128, 128), (64, 64), (128, 64), (32, 64), (32, 32))),
+    key=["BD", "KIND", "OFFSET"],
 )
 @triton.jit
 def _over_positions(

@@ -200,6 +200,10 @@ def test_chosen_says_what_runs_and_why(monkeypatch):
     wide = dispatch.choose("top_k", torch.device("cuda"), torch.bfloat16, 1024)
     assert wide.implementation == "chunked"
     assert "up to 256 wide, not 1024" in wide.why
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for capability, implementation in (((7, 5), "chunked"), ((8, 0), "triton"), ((9, 0), "triton")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda card, own=capability: own)
+        assert {choice.implementation for choice in chosen("cuda")} == {implementation}
     monkeypatch.setenv("LABKIT_KERNELS", "reference")
     assert {(choice.implementation, choice.why) for choice in chosen("cuda")} == {
         ("reference", "LABKIT_KERNELS=reference")

@@ -101,14 +101,28 @@ def test_a_gpu_that_is_not_the_current_one():
     torch.testing.assert_close(here.cpu(), there.cpu())
 
 
+def compiled_for(architecture, kernel, constants, dtype, **options):
+    """A kernel compiled for a GPU that need not be there, such as 90 for an H100."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    types = dict.fromkeys(kernel.arg_names, "*fp32")
+    types |= dict.fromkeys(("hidden", "weight", "queries", "items"), f"*{dtype}") | {"keys": "*i64"}
+    types |= dict.fromkeys(("count", "classes", "span", "size", "first", "groups"), "i32")
+    types |= {"scale": "fp32"} | dict.fromkeys(constants, "constexpr")
+    signature = {name: types[name] for name in kernel.arg_names}
+    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(kernel, signature, places)
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 def test_kernels_compile_for_hopper_without_one(dtype):
     """The whole compiler runs for an H100, and what it asks for fits in its shared memory."""
     pytest.importorskip("triton", reason="triton is not installed, so its kernels are NOT tested")
     import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     from labkit.kernels import logsumexp_triton, topk_triton
 
@@ -124,13 +138,22 @@ def test_kernels_compile_for_hopper_without_one(dtype):
         (topk_triton._group_maxima.fn, product | {"BQ": queries, "GROUP": group}),
     ]
     for kernel, constants in kernels:
-        types = dict.fromkeys(kernel.arg_names, "*fp32")
-        types |= dict.fromkeys(("hidden", "weight", "queries", "items"), f"*{dtype}") | {"keys": "*i64"}
-        types |= dict.fromkeys(("count", "classes", "span", "size", "first", "groups"), "i32")
-        types |= {"scale": "fp32"} | dict.fromkeys(constants, "constexpr")
-        signature = {name: types[name] for name in kernel.arg_names}
-        places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
-        source = ASTSource(kernel, signature, places)
-        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
+        compiled = compiled_for(90, kernel, constants, dtype, num_warps=8)
         assert compiled.metadata.shared <= 227 << 10
         assert "wgmma.mma_async" in compiled.asm["ptx"]  # on the tensor cores of that generation
+
+
+@pytest.mark.slow
+def test_the_widest_vectors_fit_the_shared_memory_of_a_small_card():
+    """99 KiB on an A10 or RTX 4090; without one block size that fits, the first call would stop."""
+    triton = pytest.importorskip("triton", reason="triton is not installed, so its kernels are NOT tested")
+    from labkit.kernels import logsumexp_triton
+
+    product = {"D": 256, "BD": 256, "PRECISION": "tf32", "KIND": triton.language.float32, "OFFSET": True}
+    for kernel, more in (
+        (logsumexp_triton._over_classes, {"MEAN": True}),
+        (logsumexp_triton._over_positions, {}),
+    ):
+        smallest = min(kernel.configs, key=lambda config: config.kwargs["BM"] * config.kwargs["BN"])
+        compiled = compiled_for(86, kernel.fn, product | more | smallest.kwargs, "fp32", num_stages=2)
+        assert compiled.metadata.shared <= 99 << 10
