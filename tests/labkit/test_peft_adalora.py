@@ -178,6 +178,10 @@ def test_clear_refusals(model):
         AdaLoRA(warm=0.5, settle=0.5)
     with pytest.raises(ValueError, match="'9'"):
         add_adalora(model, STEPS, AdaLoRA(targets=("9",)))
+    with pytest.raises(ValueError, match="No parameter's name holds 'head'"):
+        add_adalora(model, STEPS, CONFIG, keep=("head",))
+    assert [type(module) for module in model] == [nn.Linear, nn.Tanh, nn.Linear, nn.Tanh, nn.Linear]
+    assert all(parameter.requires_grad for parameter in model.parameters()), "nothing was changed"
 
 
 def test_leaves_the_callers_random_numbers_alone(model):

@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from labkit.train.peft.freezing import freeze
-from labkit.train.peft.targets import linears
+from labkit.train.peft.targets import linears, parameters
 from labkit.train.randomness import own_random_numbers, seed_micro_batch
 
 
@@ -131,7 +131,8 @@ def add_adalora(
         The allocator.
 
     Raises:
-        ValueError: a target fits no linear layer, or the steps are too few for the schedule.
+        ValueError: a target fits no linear layer, one of ``keep`` no parameter, or the steps are too few for
+            the schedule.
 
     Example:
         >>> model = nn.ModuleDict({"query": nn.Linear(16, 16), "value": nn.Linear(16, 16)})
@@ -143,6 +144,7 @@ def add_adalora(
 
     config = config or AdaLoRA()
     names = list(linears(model, config.targets))
+    parameters(model, keep)  # refuses unknown parts while the model is as it was
     warm, settle = round(config.warm * steps), max(1, round(config.settle * steps))
     if warm + settle + config.every >= steps:
         raise ValueError(
