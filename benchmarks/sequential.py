@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.record import report
 from benchmarks.sequential_peers import padded_epoch, recbole_epoch
-from labkit.evaluate import Ranks, sampled_ranks
+from labkit.evaluate import Ranks, full_ranks, sampled_ranks
 from labkit.models.sequential import HSTU, BERT4Rec, GRU4Rec, SASRec, SequenceModel
 from labkit.train import TrainConfig
 from labkit.train.sequences import Histories, next_item_ranks, train_sequences, user_states
@@ -194,7 +194,8 @@ def protocols(
     different: dict[str, Ranks] = {
         "": next_item_ranks(model, past, last),
         "bought items ranked too, ": next_item_ranks(model, past, last, exclude_seen=False),
-        "without the validation item as input, ": next_item_ranks(model, train, last),
+        # It is still no answer, or two choices would change at once.
+        "without the validation item as input, ": full_ranks(user_states(model, train), vectors, last, seen),
         "among 100 drawn evenly, ": sampled_ranks(states, vectors, last, 100, seen),
         "among 100 drawn by popularity, ": sampled_ranks(states, vectors, last, 100, seen, popularity=counts),
     }
