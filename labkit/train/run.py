@@ -139,9 +139,15 @@ class Run:
 def identify(
     given: str, model: nn.Module, steps: int, config: TrainConfig, rates: Mapping[str, float] | None
 ) -> str:
-    """A hash of everything that decides the losses: data, settings, starting weights."""
+    """A hash of what decides the losses: data, settings, starting weights, which of them learn, and the
+    numbers that modules keep beside their weights, such as heads and dropout."""
     settings = {key: value for key, value in asdict(config).items() if key not in _FREE}
     digest = hashlib.sha256(json.dumps([given, steps, settings, dict(rates or {})]).encode())
+    for name, module in model.named_modules():
+        kept = {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float)}
+        own = {key: value for key, value in kept.items() if key != "training" and not key.startswith("_")}
+        digest.update(json.dumps([name, own], sort_keys=True).encode())
+    digest.update(json.dumps([name for name, p in model.named_parameters() if p.requires_grad]).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -167,6 +167,20 @@ def test_a_checkpoint_of_another_vocabulary_is_refused_and_left_alone(tmp_path):
     assert file.read_bytes() == before
 
 
+@pytest.mark.parametrize("change", ["dropout", "frozen"])
+def test_a_checkpoint_of_another_model_with_the_same_weights_is_refused(change, tmp_path):
+    """Or the finished run of the one would come back as the result of the other."""
+    file = tmp_path / "run"
+    model, other = (nn.Sequential(classifier(), nn.Dropout(0.1)) for _ in range(2))
+    fit(model, good(model), 2, CONFIG, checkpoint=file, progress=False)
+    if change == "dropout":
+        other[1].p = 0.5
+    else:
+        other[0].items.requires_grad_(False)
+    with pytest.raises(ValueError, match="other data, settings or starting weights"):
+        fit(other, good(other), 2, CONFIG, checkpoint=file, progress=False)
+
+
 def test_nothing_to_train_is_refused():
     model = classifier()
     with pytest.raises(ValueError, match="nothing to train: 0 steps"):
