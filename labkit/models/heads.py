@@ -72,11 +72,11 @@ def _check(states: torch.Tensor, places: torch.Tensor, counts: torch.Tensor) -> 
 
 def _padded_pool(states: torch.Tensor, real: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
     # Zeroed as well as masked: 0 times a NaN in the padding would be NaN.
-    states = states.masked_fill(~real[..., None], 0)
-    scores = states @ query / states.shape[-1] ** 0.5  # (B, L)
-    exact = torch.promote_types(scores.dtype, torch.float32)
-    weights = scores.to(exact).masked_fill(~real, -torch.inf).softmax(dim=1)
-    return (weights[..., None] * states).sum(dim=1).to(states.dtype)
+    exact = torch.promote_types(states.dtype, torch.float32)
+    rows = states.masked_fill(~real[..., None], 0).to(exact)  # (B, L, D)
+    scores = rows @ query.to(exact) / states.shape[-1] ** 0.5  # (B, L)
+    weights = scores.masked_fill(~real, -torch.inf).softmax(dim=1)
+    return (weights[..., None] * rows).sum(dim=1).to(states.dtype)
 
 
 class ClassificationHead(nn.Module):

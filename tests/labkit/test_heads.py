@@ -62,6 +62,16 @@ def test_packed_and_padded_pool_alike_and_nan_in_the_padding_does_not_matter():
         torch.testing.assert_close(ours, theirs)
 
 
+def test_scores_of_bf16_states_are_not_rounded_to_bf16():
+    """257 and 256 are the same number in bf16."""
+    pool = AttentionPooling(2).bfloat16()
+    nn.init.ones_(pool.query)
+    states = torch.tensor([[256.0, 1.0], [256.0, 0.0]]).bfloat16()
+    share = torch.sigmoid(torch.tensor(0.5).sqrt()).bfloat16()
+    assert pool(states, pack([[1, 1]]))[0, 1] == share
+    assert pool(states[None], torch.ones(1, 2))[0, 1] == share
+
+
 def test_pooling_starts_as_the_mean_and_survives_large_scores():
     pool, (states, batch) = AttentionPooling(6).double(), ragged()
     torch.testing.assert_close(pool(states, batch)[2], states[4:11].mean(0))
