@@ -300,6 +300,13 @@ def test_preference_errors():
         dpo(*[torch.zeros(0)] * 4)
 
 
+def test_grades_are_not_rounded_to_the_format_of_the_scores():
+    """257 and 256 are the same number in bf16."""
+    scores, grades = torch.tensor([[0.5, 2.0]]), torch.tensor([[257.0, 256.0]])
+    assert torch.equal(list_net(scores.bfloat16(), grades), list_net(scores, grades))
+    assert torch.equal(list_net_gradient(scores.bfloat16(), grades), list_net_gradient(scores, grades))
+
+
 def test_bpr_is_finite_at_ten_thousand():
     user = torch.full((1, 1), 1e2, requires_grad=True)
     loss = bpr(user, torch.full((1, 1), -1e2), torch.zeros(1, 1))

@@ -48,7 +48,7 @@ def list_net(scores: torch.Tensor, relevance: torch.Tensor, mask: torch.Tensor |
     """
     mask = _checked(scores, relevance, mask)
     log_p = _softmax_of(scores, mask).log_softmax(dim=1)  # (B, L)
-    wanted = _softmax_of(relevance.to(scores.dtype), mask).softmax(dim=1)
+    wanted = _softmax_of(relevance.to(log_p.dtype), mask).softmax(dim=1)
     # Padding: 0 * -inf would be NaN.
     return -(wanted * log_p).masked_fill(~mask, 0).sum() / mask.any(dim=1).sum()
 
@@ -58,10 +58,9 @@ def list_net_gradient(
 ) -> torch.Tensor:
     """The gradient of :func:`list_net` by the scores (B, L); see there."""
     mask = _checked(scores, relevance, mask)
-    slope = _softmax_of(scores, mask).softmax(dim=1) - _softmax_of(relevance.to(scores.dtype), mask).softmax(
-        dim=1
-    )
-    return slope.masked_fill(~mask, 0) / mask.any(dim=1).sum()
+    p = _softmax_of(scores, mask).softmax(dim=1)
+    q = _softmax_of(relevance.to(p.dtype), mask).softmax(dim=1)
+    return (p - q).masked_fill(~mask, 0) / mask.any(dim=1).sum()
 
 
 def lambda_loss(
