@@ -76,6 +76,9 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--recbole", metavar="PYTHON", help="the Python of an environment with RecBole 1.2.1")
     parser.add_argument("--only", choices=["speed", "quality"], help="one half of the full size")
+    parser.add_argument(
+        "--recipe", choices=[_name(r) for r in RECIPES], help="train only this one to the end"
+    )
     chosen = parser.parse_args()
     real = bool(os.environ.get("LABKIT_DATA"))
     histories = _beauty() if real else _drawn()
@@ -83,6 +86,8 @@ def main() -> None:
     quality = {}
     if real and chosen.size == "full" and chosen.only != "speed":
         for recipe in RECIPES:
+            if chosen.recipe not in (None, _name(recipe)):
+                continue
             quality[_name(recipe)] = quality_of(recipe, histories, chosen.device)
     measured = {}
     if chosen.only != "quality":
@@ -180,7 +185,9 @@ def quality_of(recipe: Recipe, histories: Histories, device: str) -> dict:
     return {
         "recipe": asdict(recipe),
         "mean": {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]},
-        "deviation": {key: round(float(np.std([row[key] for row in rows])), 4) for key in rows[0]},
+        "deviation": {key: round(float(np.std([row[key] for row in rows], ddof=1)), 4) for key in rows[0]}
+        if len(rows) > 1
+        else None,
     }
 
 
