@@ -69,8 +69,8 @@ def fit_bpr(
 
     Example:
         >>> taken = csr_matrix([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1], [0, 0, 1, 1]])
-        >>> config = TrainConfig(epochs=60, batch_size=8, learning_rate=0.05, weight_decay=0.0)
-        >>> model = fit_bpr(taken, factors=2, config=config, device="cpu", progress=False)
+        >>> config = TrainConfig(epochs=100, batch_size=8, learning_rate=0.1, weight_decay=0.0)
+        >>> model = fit_bpr(taken, factors=8, config=config, device="cpu", progress=False)
         >>> model.recommend([0, 2], k=1, seen=taken)[1].tolist()
         [[2], [2]]
     """

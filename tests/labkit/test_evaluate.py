@@ -51,9 +51,12 @@ query_ids = st.sampled_from(["1", "2", "3", "10", "x"])
 def test_equal_to_ir_measures(qrels, run):
     ours = evaluate([measure for measure, _ in PAIRS], qrels, run)
     peer_run = {query: docs for query, docs in run.items() if docs} or {"none": {"0": 0.0}}
+    # One measure a call: asked for together, ir_measures 0.4.3 gives every nDCG the gains of one of them,
+    # for some orders of its sets (PYTHONHASHSEED=3).
     theirs = {
         (str(metric.measure), metric.query_id): metric.value
-        for metric in ir_measures.iter_calc([measure for _, measure in PAIRS], qrels, peer_run)
+        for _, measure in PAIRS
+        for metric in ir_measures.iter_calc([measure], qrels, peer_run)
     }
     for measure, peer in PAIRS:
         expected = [theirs.get((str(peer), query), 0.0) for query in sorted(qrels)]
