@@ -24,7 +24,8 @@ def report(
         name: the benchmark's name.
         size, device: what was run, on what.
         peer: the program that was measured beside ours.
-        ratios: our speed over the peer's, one per pair of runs; above 1 ours is faster.
+        ratios: our speed over the peer's, one per pair of runs; above 1 ours is faster; empty where
+            only quality was measured.
         quality: what shows that both did the same work equally well.
         more: further figures worth keeping.
     """
@@ -33,8 +34,8 @@ def report(
         "size": size,
         "device": device,
         "peer": peer,
-        "ratio": round(median(ratios), 3),
-        "spread": [round(min(ratios), 3), round(max(ratios), 3)],
+        "ratio": round(median(ratios), 3) if ratios else None,
+        "spread": [round(min(ratios), 3), round(max(ratios), 3)] if ratios else None,
         "pairs": len(ratios),
         "quality": quality,
         **more,
