@@ -306,11 +306,11 @@ print(f"{len(titles):,} titles encoded in {time.perf_counter() - start:.0f} s")
 record("zero-shot", lambda: top_k(encoder.encode(corrected), shelf, DEPTH)[1])
 by_kind("BM25 + spelling", "zero-shot")
 # %% [markdown] lang="en"
-# On average BM25 with spelling is slightly ahead (0.654 to 0.637), by no more than chance could do (section 11), and yet the two are nothing alike: the encoder wins
+# On average BM25 with spelling is slightly ahead (0.654 to 0.639), by no more than chance could do (section 11), and yet the two are nothing alike: the encoder wins
 # synonyms, vague wishes and plain words; BM25 wins attributes, brands and long wishes, where one exact word decides. Whether two searches that fail on different
 # queries are worth more together is the question of section 8.
-# %% [markdown] lang="zh" of="41c0f026"
-# 平均下来，BM25 加纠错略高一点（0.654 对 0.637），但这点差距完全可能是碰巧（见第 11 节）。两者的长处却截然不同：编码器赢在同义词、模糊需求和简单词，
+# %% [markdown] lang="zh" of="3d6aa589"
+# 平均下来，BM25 加纠错略高一点（0.654 对 0.639），但这点差距完全可能是碰巧（见第 11 节）。两者的长处却截然不同：编码器赢在同义词、模糊需求和简单词，
 # BM25 赢在属性、品牌和长查询，那里往往一个词就定胜负。两路各有各的盲区，合起来是不是更值钱？第 8 节见分晓。
 # %% [markdown] lang="en"
 # ## 6. Where training pairs come from
@@ -430,12 +430,12 @@ shelf_tuned = tuned.encode(
 record("fine-tuned", lambda: top_k(tuned.encode(corrected), shelf_tuned, DEPTH)[1])
 by_kind("zero-shot", "fine-tuned")
 # %% [markdown] lang="en"
-# One minute of training on a busy machine lifts the mean by about two points (0.02): long wishes gain most, then brands, typos and attributes. Vague wishes *lose* (0.36 to 0.28):
+# One minute of training on a busy machine lifts the mean by little more than a point (0.014): attributes, typos and plain words gain about three each, long wishes and brands two. Vague wishes *lose* (0.36 to 0.31):
 # nothing in the pairs sounds like *eggs always stick*. The mixture was chosen on the 60 validation queries, where zero-shot scores 0.578: 1,800 pairs from the catalogue alone
 # scored 0.573, the same with hard negatives 0.597, and 1,200 with 400 from clicks and hard negatives 0.607. Clicks alone did harm (0.55 in an earlier draft of this market,
 # where zero-shot had 0.59): 240 queries repeat, and the log shows only what the old ranking found.
-# %% [markdown] lang="zh" of="844a85c9"
-# 在一台忙着别的活的机器上训练一分钟，均值就涨了约两个点（0.02）：长查询涨得最多，其次是品牌、拼写错误和属性；模糊需求反而**跌了**（0.36 到 0.28），
+# %% [markdown] lang="zh" of="8b69c6a7"
+# 在一台忙着别的活的机器上训练一分钟，均值涨了一个点出头（0.014）：属性、拼写错误和简单词各涨约三个点，长查询和品牌约两个点；模糊需求反而**跌了**（0.36 到 0.31），
 # 因为训练对里没有一句像 *eggs always stick*。训练对的配比是在 60 条验证查询上选的，那里零样本为 0.578：只用商品库造的 1,800 对，0.573；加上难负样本，0.597；
 # 1,200 对加 400 对点击、再加难负样本，0.607。只用点击反而有害（在这个市场的早期版本上为 0.55，当时零样本有 0.59）：240 条查询来回重复，日志里又只有旧排序捞得到的商品。
 # %% [markdown] lang="en"
@@ -719,26 +719,26 @@ print(f"BM25 without the field {without.mean():.3f}; the field is worth {gain.me
 print(f"{(gain > 0).sum()} queries up, {(gain < 0).sum()} down, at most by {-gain.min():.2f}")
 pl.DataFrame({"kind": kind, "gain": gain}).group_by("kind").agg(pl.col("gain").mean().round(3)).sort("gain")
 # %% [markdown] lang="en"
-# **Only one single step up stands out of the noise**: LambdaMART over the hybrid (+0.091). Fine-tuning (+0.021, p = 0.07) and the weighted hybrid (+0.014 over fine-tuned, p = 0.45) point upwards, but
-# 100 queries cannot tell either from chance; nor spelling, although it lifts its own kind, typos, by a tenth; and zero-shot is, if anything, below BM25 with spelling. Small steps add up: all of them
-# together, the weighted hybrid over BM25, are worth +0.030 (p = 0.02), but spelling alone gets you some of that, and over BM25 *with* spelling +0.018 is left (p = 0.08).
+# **Two single steps up stand out of the noise**: LambdaMART over the hybrid (+0.081) and the weighted hybrid over fine-tuned search (+0.033, p = 0.007). Fine-tuning (+0.014, p = 0.24) points upwards, but
+# 100 queries cannot tell it from chance; nor spelling, although it lifts its own kind, typos, by a tenth; and zero-shot is, if anything, below BM25 with spelling. Small steps add up: all of them
+# together, the weighted hybrid over BM25, are worth +0.043 (p = 0.04), but spelling alone gets you some of that, and over BM25 *with* spelling +0.031 is left (p = 0.11).
 #
-# **The field that sellers fill in earns almost as much as all steps up to the hybrid: +0.028**, at no cost per query. It helps where a title praises the sofa and never says *sofa*: brands,
+# **The field that sellers fill in earns two thirds of what all steps up to the hybrid earn: +0.028**, at no cost per query. It helps where a title praises the sofa and never says *sofa*: brands,
 # attributes, long wishes. And its p is tiny although its gain is small, since it lifts 42 queries and lowers 14, none of them by much; the encoder wins a lot here and loses a lot there.
 # That is what a paired test sees and two intervals side by side do not. **Before you train a model, read what is in your index.**
 #
-# Still, ten tests invite one lucky p: take 0.02 as a reason to test online, not as proof. And mind what LambdaMART's lead is made of: past clicks on the *same* query. A query typed
+# Still, ten tests invite one lucky p: take 0.04 as a reason to test online, not as proof. And mind what LambdaMART's lead is made of: past clicks on the *same* query. A query typed
 # for the first time has none.
-# %% [markdown] lang="zh" of="8268fda6"
-# **单独一步就能从噪声里站住的只有一步**：LambdaMART 胜过混合检索（+0.091）。微调（+0.021，p = 0.07）和加权混合（比微调 +0.014，p = 0.45）方向是对的，可光凭 100 条查询，分不清是不是碰巧；
-# 纠错也一样，尽管它把自己那一类（拼写错误）拉高了约 0.1；零样本呢，真要比，还略低于 BM25 加纠错。小步可以积成大步：几步合起来，即加权混合对 BM25，值 +0.030（p = 0.02）；
-# 可其中一部分只靠纠错就能拿到，对**带纠错的** BM25，就只剩 +0.018 了（p = 0.08）。
+# %% [markdown] lang="zh" of="e4bcd017"
+# **单独一步就能从噪声里站住的有两步**：LambdaMART 胜过混合检索（+0.081），加权混合胜过微调（+0.033，p = 0.007）。微调本身（+0.014，p = 0.24）方向是对的，可光凭 100 条查询，分不清是不是碰巧；
+# 纠错也一样，尽管它把自己那一类（拼写错误）拉高了约 0.1；零样本呢，真要比，还略低于 BM25 加纠错。小步可以积成大步：几步合起来，即加权混合对 BM25，值 +0.043（p = 0.04）；
+# 可其中一部分只靠纠错就能拿到，对**带纠错的** BM25，就只剩 +0.031 了（p = 0.11）。
 #
-# **卖家填的那一个字段，几乎抵得上走到混合检索的全部几步：+0.028**，而且每条查询不多花一分钱。它帮的是那些把沙发夸了一通、偏偏没写 *sofa* 的标题：品牌、属性、长查询因此受益。
+# **卖家填的那一个字段，抵得上走到混合检索全部几步的三分之二：+0.028**，而且每条查询不多花一分钱。它帮的是那些把沙发夸了一通、偏偏没写 *sofa* 的标题：品牌、属性、长查询因此受益。
 # 提升不大，p 却小得很，因为它让 42 条查询变好，只有 14 条变差，而且都差得不多；编码器则是这里大赚、那里大亏。这正是配对检验看得出来、两个区间摆在一起看不出来的。
 # **训练模型之前，先看看索引里到底写了什么。**
 #
-# 不过一口气做了十次检验，难免有一次碰巧：p = 0.02 只说明值得上线一试，不是定论。还要记住 LambdaMART 领先靠的是什么：**同一条**查询的历史点击，头一回出现的查询可没有。
+# 不过一口气做了十次检验，难免有一次碰巧：p = 0.04 只说明值得上线一试，不是定论。还要记住 LambdaMART 领先靠的是什么：**同一条**查询的历史点击，头一回出现的查询可没有。
 # %% [markdown] lang="en"
 # ## 12. Who fails on what?
 #
@@ -778,13 +778,13 @@ with pl.Config(fmt_str_lengths=60, tbl_rows=10, tbl_width_chars=170):
     )
 # %% [markdown] lang="en"
 # **Keyword search wins where one exact word decides**: a model number such as *tz3433*, or *doona*, which one seller happens to write. **Semantic search wins where a word
-# misleads**: for *sofa*, BM25's first result is a sofa *cover*, whose title repeats the word. The hybrid is a compromise: best of the two on brands and typos, within two points of BM25
-# on attributes and long wishes, in between elsewhere; of the encoder's lead on synonyms (0.61 to 0.43) it keeps a fifth. Vague wishes stay the hardest. Past clicks lift them (0.26 to 0.44) and synonyms even more
-# (0.47 to 0.70), but only for queries that somebody typed before.
-# %% [markdown] lang="zh" of="75287400"
+# misleads**: for *sofa*, BM25's first result is a sofa *cover*, whose title repeats the word. The hybrid is a compromise: better than both on typos and vague wishes, within four points of BM25
+# on brands, attributes and long wishes, in between elsewhere; of the encoder's lead on synonyms (0.61 to 0.43) it keeps almost two thirds. Vague wishes stay the hardest. Past clicks lift them (0.35 to 0.41) and
+# synonyms even more (0.54 to 0.76), but only for queries that somebody typed before.
+# %% [markdown] lang="zh" of="7b65f501"
 # **一个词定胜负的地方，关键词赢**：比如型号 *tz3433*，或恰好有卖家写过的 *doona* 这种叫法。**词会误导人的地方，语义赢**：搜 *sofa*，
-# BM25 排第一的是沙发**套**，因为标题里把这个词写了两遍。混合检索是折中：品牌和拼写错误上比两路都好，属性和长查询上离 BM25 不到两个点，其余类型落在两路之间；
-# 编码器在同义词上的领先（0.61 对 0.43），它只留住了五分之一。模糊需求始终最难；历史点击把它从 0.26 拉到 0.44，对同义词帮助更大（0.47 到 0.70），但仅限以前有人搜过的查询。
+# BM25 排第一的是沙发**套**，因为标题里把这个词写了两遍。混合检索是折中：拼写错误和模糊需求上比两路都好，品牌、属性和长查询上离 BM25 不到四个点，其余类型落在两路之间；
+# 编码器在同义词上的领先（0.61 对 0.43），它留住了将近三分之二。模糊需求始终最难；历史点击把它从 0.35 拉到 0.41，对同义词帮助更大（0.54 到 0.76），但仅限以前有人搜过的查询。
 # %% [markdown] lang="en"
 # **Try it.** Choose a query and slide from keyword to semantic search. Find a query where the middle beats both ends, and one where any mixing hurts.
 # %% [markdown] lang="zh" of="9c67b413"
@@ -870,13 +870,13 @@ bill = comparison.select("system", "nDCG@10").with_columns(
 bill
 # %% [markdown] lang="en"
 # **Our answer.** First what is free: spelling, and the product type for the 15 % of products that lack it. Then, as an A/B test, the hybrid with the fine-tuned encoder: one or two cores at peak, at most €300 a month.
-# Its gain over BM25 with spelling is not proven (+0.018), but no kind of query loses more than two points, synonyms and vague wishes stand to gain, and it hands the next step its candidates:
+# Its gain over BM25 with spelling is not proven (+0.031), but no kind of query loses more than four points, synonyms and vague wishes stand to gain more than ten, and it hands the next step its candidates:
 # LambdaMART, the largest step for the money, once its click feature is computed by the *online* code path and new products get some exposure by lot: without clicks they cannot rise.
 # Not the cross-encoder. Launch as an A/B test on revenue per search, searches without a click and p95 latency; watch brand queries and new products; go back if conversion on brand queries drops by
 # more than 1 % for two days. nDCG chose the candidates; shoppers decide.
-# %% [markdown] lang="zh" of="718f3743"
+# %% [markdown] lang="zh" of="50fb5f44"
 # **我们的答案。** 先做不花钱的：纠错，再给缺商品类型的那 15 % 商品补上。然后用 A/B 测试上混合检索（用微调后的编码器）：峰值一两个核，每月不超过 300 欧元。
-# 它比 BM25 加纠错高出的 +0.018 还没有坐实，但没有哪一类查询跌两个点以上，同义词和模糊需求有望变好，下一步也要靠它提供候选：
+# 它比 BM25 加纠错高出的 +0.031 还没有坐实，但没有哪一类查询跌四个点以上，同义词和模糊需求有望涨十个点以上，下一步也要靠它提供候选：
 # LambdaMART，性价比最高的一步，前提是点击特征由**线上**那套代码计算，并随机给新品一些曝光：没有点击，它们永远排不上来。
 # 交叉编码器不上。以 A/B 测试上线，看每次搜索的收入、无点击率和 p95 延迟；盯住品牌查询和新品；品牌查询转化率连续两天下降超过 1 % 就回滚。
 # nDCG 负责选候选方案，拍板的是用户。
