@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from labkit.device import choose_device
 from labkit.models.packed import enable_packing, packed_mean, packed_states
 from labkit.models.pretrained import Batch, in_batches, load_body, mean_pool
+from labkit.models.seeding import weights_from
 from labkit.text.packing import Packed, pack
 
 _HEAD = "score_head.safetensors"
@@ -60,8 +61,7 @@ class CrossEncoder(nn.Module):
             FileNotFoundError: there is no such model.
             ValueError: the device does not exist here, or the model is a classifier with a head of its own.
         """
-        with torch.random.fork_rng(devices=[]):  # a fresh head must not move the caller's random numbers
-            torch.default_generator.manual_seed(seed)
+        with weights_from(seed):
             model = cls(*load_body(name))
         if Path(name, _HEAD).exists():
             model.head.load_state_dict(load_file(Path(name, _HEAD)))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from labkit.device import choose_device
 from labkit.kernels import top_k
 from labkit.models.heads import AttentionPooling
+from labkit.models.seeding import weights_from
 from labkit.models.transformer import Transformer, TransformerConfig
 from labkit.models.vision.pixels import to_pixels
 from labkit.text.packing import Packed
@@ -91,8 +92,7 @@ class DualEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.image, self.text, self.tokenize = image, text, tokenize
-        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay where they are
-            torch.default_generator.manual_seed(seed)
+        with weights_from(seed):
             self.image_projection = nn.Linear(image_width, width, bias=False)
             self.text_projection = nn.Linear(text_width, width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))

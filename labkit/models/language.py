@@ -9,6 +9,7 @@ from torch import nn
 
 from labkit.kernels import linear_cross_entropy
 from labkit.models.decoding import Decoder
+from labkit.models.seeding import weights_from
 from labkit.models.transformer import Transformer, TransformerConfig, curve
 from labkit.text.packing import Packed, pack
 
@@ -35,8 +36,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.transformer = Transformer(config, seed)
         if not config.causal:
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(seed + 1)
+            with weights_from(seed + 1):
                 self.dense = nn.Linear(config.width, config.width)
                 nn.init.normal_(self.dense.weight, std=0.02)
             nn.init.zeros_(self.dense.bias)

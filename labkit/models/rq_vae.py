@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from labkit.models.seeding import weights_from
 from labkit.models.semantic_ids import ResidualQuantizer, nearest, residual_k_means
 
 
@@ -59,8 +60,7 @@ class RQVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.sizes, self.commitment, self.decay = tuple(sizes), commitment, decay
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with weights_from(seed):
             self.encoder = _layers([width, *hidden, latent])
             self.decoder = _layers([latent, *reversed(hidden), width])
         for level, size in enumerate(self.sizes):

@@ -12,6 +12,7 @@ from torch import nn
 
 from labkit.models.attention import padded_attention, varlen_attention
 from labkit.models.positions import rotate, rotation
+from labkit.models.seeding import weights_from
 from labkit.text.packing import Packed
 
 Attend = Callable[..., torch.Tensor]  # (q, k, v, dropout=share), each (..., H, Dh), to (..., H, Dh)
@@ -174,8 +175,7 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay where they are
-            torch.default_generator.manual_seed(seed)
+        with weights_from(seed):
             self.tokens = nn.Embedding(config.vocabulary, config.width)
             if config.positions == "learned":
                 self.places = nn.Embedding(config.longest, config.width)

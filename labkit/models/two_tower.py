@@ -7,6 +7,7 @@ from torch import nn
 
 from labkit.kernels import embedding_bag
 from labkit.models.factors import MatrixFactorisation
+from labkit.models.seeding import weights_from
 from labkit.text.packing import Packed
 
 
@@ -66,8 +67,7 @@ class TwoTower(nn.Module):
         self.user_features = user_features
         self.register_buffer("features", features)
         self.register_buffer("known", torch.zeros(items, dtype=torch.bool))
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with weights_from(seed):
             self.item_tower = _Tower(items, features.shape[1], hidden, width)
             # Its own tables: what an item says of those who looked at it is not what it is.
             self.user_tower = _Tower(items, features.shape[1] + user_features, hidden, width)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
+from labkit.models.seeding import weights_from
 from labkit.models.sequential.base import SequenceModel
 from labkit.text.packing import Packed
 
@@ -45,8 +46,7 @@ class GRU4Rec(SequenceModel):
         seed: int = 0,
     ) -> None:
         super().__init__(items, longest)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with weights_from(seed):
             self.embedding = nn.Embedding(items, width)
             nn.init.normal_(self.embedding.weight, std=0.02)
             self.norm = nn.LayerNorm(width)  # without it the gates see numbers of 0.02 and stay half open

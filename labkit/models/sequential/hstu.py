@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from labkit.models.seeding import weights_from
 from labkit.models.sequential.base import SequenceModel
 from labkit.text.packing import Packed
 
@@ -154,8 +155,7 @@ class HSTU(SequenceModel):
         if width % heads:
             raise ValueError(f"A width of {width} cannot be shared equally by {heads} heads.")
         self.time_buckets = time_buckets
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with weights_from(seed):
             self.embedding = nn.Embedding(items, width)
             self.places = nn.Embedding(longest, width)
             self.layers = nn.ModuleList(

@@ -25,8 +25,8 @@ class SASRec(SequenceModel):
         width: D, numbers per item.
         layers, heads: of the transformer; its feed-forward layers are 4 D wide.
         longest: how many of the latest items it reads.
-        dropout: of embeddings and of what each sub-layer adds. Attention weights are not dropped: it brought
-            nothing on Beauty, and costs the fast attention path.
+        dropout: of embeddings and of what each sub-layer adds. Attention weights are not dropped, which
+            would cost the fast attention path.
         seed: of the first weights.
 
     Example:

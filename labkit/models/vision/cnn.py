@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from labkit.models.seeding import weights_from
+
 
 @dataclass(frozen=True)
 class CNNConfig:
@@ -88,8 +90,7 @@ class ResidualNetwork(nn.Module):
         super().__init__()
         config = config or CNNConfig()
         self.width = config.widths[-1]  # D
-        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay where they are
-            torch.default_generator.manual_seed(seed)
+        with weights_from(seed):
             self.stem = ConvNorm(3, config.widths[0], 3, stride=2)
             inputs, blocks = config.widths[0], []
             for stage, outputs in enumerate(config.widths):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from labkit.models.attention import padded_attention
+from labkit.models.seeding import weights_from
 from labkit.models.transformer import Block, TransformerConfig
 from labkit.models.vision.cnn import require_pixels
 
@@ -63,8 +64,7 @@ class VisionTransformer(nn.Module):
             dropout=config.dropout,
             epsilon=1e-6,
         )
-        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay where they are
-            torch.default_generator.manual_seed(seed)
+        with weights_from(seed):
             # A stride as long as the kernel: each patch once, times one (3 * patch * patch, D) matrix.
             self.patches = nn.Conv2d(3, config.width, config.patch, stride=config.patch)
             self.places = nn.Parameter(0.02 * torch.randn((config.size // config.patch) ** 2, config.width))
