@@ -8,13 +8,7 @@ from scipy.sparse import csr_matrix
 from labkit.models import MatrixFactorisation
 from labkit.train.als import ALSConfig, fit_als, half_step, objective
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def random_matrix(users, items, density, seed, empty_row=True):

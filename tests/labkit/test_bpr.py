@@ -10,13 +10,7 @@ from labkit.train import TrainConfig
 from labkit.train.bpr_mf import fit_bpr
 from labkit.train.negatives import Unseen
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def draws(seen, weights, times, seed):

@@ -15,12 +15,7 @@ from labkit.train.tasks import TASKS, Task
 QUICK = ["--size", "tiny", "--steps", "2", "--batch-size", "4", "--precision", "fp32"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def call(*arguments):

@@ -19,13 +19,7 @@ from labkit.train.continual import (
     learn_in_sequence,
 )
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network(inputs, classes, hidden=0, seed=0):

@@ -23,12 +23,7 @@ def read(texts):
     return pack([[NUMBERS[word] for word in text.split()] for text in texts])
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def scenes(rows, seed):

@@ -10,12 +10,7 @@ from labkit.train import TrainConfig, cross_entropy, fit
 WIDTHS = {"text": 5, "image": 3, "price": 2}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def made(kind, seed=0):

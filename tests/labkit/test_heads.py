@@ -11,13 +11,7 @@ from labkit.models.heads import AttentionPooling, ClassificationHead, Regression
 from labkit.models.multitask import MultiTaskHead, UncertaintyWeights
 from labkit.text.packing import pack, to_padded
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 LENGTHS = [3, 1, 7, 2]

@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 import torch
+from loss_cases import draw, same
 from torch import nn
 from torch.nn import functional as F
 
@@ -27,24 +28,7 @@ from labkit.train.losses import (
     sampled_softmax_gradient,
 )
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def draw(*shape, seed=0, scale=1.0):
-    generator = torch.Generator().manual_seed(seed)
-    return (scale * torch.randn(*shape, generator=generator, dtype=torch.float64)).requires_grad_()
-
-
-def same(written, loss, *inputs):
-    written = written if isinstance(written, tuple) else (written,)
-    for ours, theirs in zip(written, torch.autograd.grad(loss, inputs), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def softmax(values):

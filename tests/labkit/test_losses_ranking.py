@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from loss_cases import draw, same
 from torch.nn import functional as F
 
 from labkit.train.losses import (
@@ -20,24 +21,7 @@ from labkit.train.losses import (
     sequence_log_probability,
 )
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def draw(*shape, seed=0, scale=1.0):
-    generator = torch.Generator().manual_seed(seed)
-    return (scale * torch.randn(*shape, generator=generator, dtype=torch.float64)).requires_grad_()
-
-
-def same(written, loss, *inputs):
-    written = written if isinstance(written, tuple) else (written,)
-    for ours, theirs in zip(written, torch.autograd.grad(loss, inputs), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -14,12 +14,7 @@ STEPS = 40
 CONFIG = AdaLoRA(targets=("0", "2", "4"), start_rank=5, rank=2, warm=0.25, settle=0.25)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

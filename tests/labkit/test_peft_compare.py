@@ -20,12 +20,7 @@ CONFIG = TrainConfig(precision="fp32", warmup=0.0)
 STEPS = 12
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def model():

@@ -13,13 +13,7 @@ from labkit.train import TrainConfig, fit
 from labkit.train.peft import LoRA, add_lora, count, fold_lora, load_lora, merge_lora, save_lora, unmerge_lora
 from labkit.train.peft.lora import LoRALinear
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def bert(dtype=torch.float32, dropout=0.0):

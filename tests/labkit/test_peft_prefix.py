@@ -18,12 +18,7 @@ WORDS = torch.tensor([7, 8, 9])
 PLACES = torch.arange(P, P + 6)[None]  # where texts stand behind a prefix that takes places
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

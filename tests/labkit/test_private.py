@@ -12,13 +12,7 @@ from labkit.train import TrainConfig
 from labkit.train.optimizer import schedule
 from labkit.train.private import PrivacyConfig, epsilon_spent, fit_private, noise_for
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def each(outputs, labels):

@@ -20,12 +20,7 @@ from labkit.train import TrainConfig, fit
 TEXTS = ["red running shoes", "an oak table for six", "usb cable", "garden hose 20 m with a spray gun"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,7 @@ import torch
 from labkit.models.softmax_regression import SoftmaxRegression
 from labkit.train.self_training import calibration_above, pseudo_labels, self_train
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def moons(size, generator):

@@ -25,13 +25,7 @@ from labkit.train.generative import fit_generative
 from labkit.train.rq_vae import fit_rq_vae
 from labkit.train.sequences import Histories
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def vectors(count=600, width=12, seed=0):

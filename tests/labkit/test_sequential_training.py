@@ -16,13 +16,7 @@ from labkit.train.sequences import (
     user_states,
 )
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def some_histories(users=50, items=20, longest=9, seed=0, times=False):

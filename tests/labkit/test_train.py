@@ -38,13 +38,7 @@ THINGS = [
 PAIRS = [(f"cheap {thing}", f"{thing} model {i}") for i, thing in enumerate(THINGS)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """A model this small gains nothing from a second thread, and waits for it on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small(seed=0, dropout=0.1):

@@ -18,13 +18,7 @@ from labkit.train import TrainConfig, fit
 from labkit.train.checkpoint import Checkpoint
 from labkit.train.distributed import Group
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def torchrun(*arguments, count=2):

@@ -18,12 +18,7 @@ CONFIG = TrainConfig(learning_rate=1e-2, accumulate=2, checkpoint_every=2, preci
 ROWS, CLASSES = 10, 4
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Classifier(nn.Module):

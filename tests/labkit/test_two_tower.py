@@ -11,13 +11,7 @@ from labkit.train import TrainConfig
 from labkit.train.sequences import Histories
 from labkit.train.two_tower import fit_two_tower, read_before
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
